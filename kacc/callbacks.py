@@ -1,0 +1,5 @@
+"""Callbacks for `model.fit`."""
+
+from kacc.quantization.callback import QuantizationAwareTraining
+
+__all__ = ["QuantizationAwareTraining"]

@@ -1,0 +1,126 @@
+"""The recipe that a root model carries in its config.
+
+An attached layer saves itself. What has no config of its own to save in (operators, the
+children of subclassed models and composite layers) is attached again by the root: its
+config names each technique with its settings, and loading applies them before the
+weights come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras.src.saving import object_registration
+
+from kacc.core import attach
+from kacc.core.graph import require_built
+
+REGISTERED_NAME = "kacc>AttachedModel"
+
+_RESTORE: dict[str, Callable[[keras.Model, dict[str, Any]], None]] = {}
+_CLASSES: dict[type, type] = {}
+
+
+def register_technique(
+    name: str, restore: Callable[[keras.Model, dict[str, Any]], None]
+) -> None:
+    """Names a technique; `restore(model, settings)` attaches it to a loaded model."""
+    _RESTORE[name] = restore
+
+
+def recipe_of(model: Any) -> dict[str, dict[str, Any]]:
+    """The techniques on a root model: name -> settings."""
+    return getattr(model, "_kacc_recipe", {})
+
+
+def set_technique(model: keras.Model, name: str, settings: dict[str, Any]) -> None:
+    """Writes a technique into the model's recipe."""
+    recipe = {**recipe_of(model), name: settings}
+    model.__class__ = _model_class(attach.base_class(model))
+    object.__setattr__(model, "_kacc_recipe", recipe)
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Takes all transforms off, in place; the weights stay as they are trained.
+
+    Args:
+        model: a Keras 3 model, attached or not.
+
+    Returns:
+        The same model, of plain Keras layers again. Compile it before `fit`.
+
+    Raises:
+        UsageError: if `model` is not a Keras 3 model.
+
+    Example:
+        >>> import keras, kacc
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> type(kacc.strip(kacc.quantize(model)).layers[0]) is keras.layers.Dense
+        True
+    """
+    require_built(model)
+    for operation in list(attach.attached(model)):
+        attach.detach(operation)
+    for layer in model._flatten_layers():
+        attach.drop_state(layer)
+        if recipe_of(layer):
+            layer.__class__ = attach.base_class(layer)
+            object.__delattr__(layer, "_kacc_recipe")
+    attach.refresh_functions(model)
+    return model
+
+
+def _model_class(base: type) -> type:
+    if base not in _CLASSES:
+        members = {
+            "kacc_base": base,
+            "__module__": base.__module__,
+            "__qualname__": base.__qualname__,
+            "__doc__": base.__doc__,
+            "get_config": _get_config,
+            "from_config": classmethod(_from_config),
+            "build_from_config": _build_from_config,
+        }
+        _CLASSES[base] = type(base.__name__, (base,), members)
+        object_registration.GLOBAL_CUSTOM_NAMES[_CLASSES[base]] = REGISTERED_NAME
+    return _CLASSES[base]
+
+
+def _get_config(self: Any) -> dict[str, Any]:
+    with attach.plain(self):
+        inner = keras.saving.serialize_keras_object(self)
+    # Keras writes these two beside the outer config, from where they are read.
+    inner.pop("build_config", None)
+    inner.pop("compile_config", None)
+    return {"name": self.name, "inner": inner, "recipe": recipe_of(self)}
+
+
+def _from_config(cls: type, config: dict[str, Any], custom_objects: Any = None) -> Any:
+    if "inner" not in config:
+        return attach.base_class_of(cls).from_config(config)
+    return from_config(config, custom_objects)
+
+
+def from_config(config: dict[str, Any], custom_objects: Any = None) -> Any:
+    """Makes the attached model that a saved file describes, before its weights load."""
+    model = keras.saving.deserialize_keras_object(
+        config["inner"], custom_objects=custom_objects
+    )
+    for name, settings in config["recipe"].items():
+        set_technique(model, name, settings)
+    if model.built:
+        _restore(model)
+    return model
+
+
+def _build_from_config(self: Any, config: dict[str, Any]) -> None:
+    attach.base_class(self).build_from_config(self, config)
+    if self.built:
+        _restore(self)
+
+
+def _restore(model: keras.Model) -> None:
+    for name, settings in recipe_of(model).items():
+        _RESTORE[name](model, settings)

@@ -1,0 +1,146 @@
+"""What kacc knows of a layer type: one `LayerSpec` row for each, found along the MRO.
+
+The rows live in `kacc/support`; code asks the spec and not `isinstance`. A type from
+outside is added with `kacc.register_layer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from kacc.core.errors import UsageError
+
+
+class Output(Enum):
+    """What the integer file does with the output of a layer."""
+
+    RANGE = "range"  # a tensor with a range of its own
+    SAME = "same"  # values are moved, not changed: the input's range serves
+    ROUNDED = "rounded"  # new values in the input's range (average pooling)
+    IDENTITY = "identity"  # nothing is left of the layer at inference (dropout)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that is quantized per channel.
+
+    Args:
+        attribute: the layer's attribute that holds the variable.
+        channels: axes that keep a scale of their own, counted from the end.
+    """
+
+    attribute: str
+    channels: tuple[int, ...] = (-1,)
+
+
+@dataclass(frozen=True)
+class RangeSpec:
+    """A tensor that the file has for a layer.
+
+    Args:
+        fixed: the range that the file's operator prescribes, (low, high), or None.
+        nonnegative: whether the lower end is zero by nature.
+    """
+
+    fixed: tuple[float, float] | None = None
+    nonnegative: bool = False
+
+
+def _one_output(layer: Any) -> Mapping[str, RangeSpec]:
+    return {"output": RangeSpec()}
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One supported layer type.
+
+    Args:
+        type: the Keras layer or operator class.
+        output: how the file treats the output.
+        weights: the weights that become integers, the others follow the file's rules.
+        bias: attribute of the bias variable, or None.
+        activation: layer -> name of the activation at its end (the names are in
+            `kacc.support.activations`), or None for a type that cannot have one.
+        absorbs_relu: whether the file's operator can end in a relu or relu6 at no cost.
+        folds_batch_norm: whether a batch normalization that follows can be folded in.
+        is_batch_norm: whether this is such a batch normalization.
+        ranges: layer -> the tensors that the file has for it: "output", and those
+            between its operators, by name.
+        call: a forward pass in the file's operators, `call(layer, steps, *inputs)`,
+            with `steps.range(name, x)` where the file has a tensor; by default the
+            layer's own `call`.
+        supported: layer -> the reason why this very configuration is not supported.
+        examples: configurations that the conformance suite tries: functions
+            without arguments that return (layer, input shapes without the batch).
+    """
+
+    type: type
+    output: Output = Output.RANGE
+    weights: tuple[Weight, ...] = ()
+    bias: str | None = None
+    activation: Callable[[Any], str] | None = None
+    absorbs_relu: bool = False
+    folds_batch_norm: bool = False
+    is_batch_norm: bool = False
+    ranges: Callable[[Any], Mapping[str, RangeSpec]] = _one_output
+    call: Callable[..., Any] | None = None
+    supported: Callable[[Any], str | None] | None = None
+    examples: tuple[Callable[[], tuple[Any, list[tuple[int, ...]]]], ...] = field(
+        default=(), repr=False
+    )
+
+
+_SPECS: dict[type, LayerSpec] = {}
+
+
+def register(specs: Iterable[LayerSpec]) -> None:
+    """Adds rows to the registry; a later row for the same type replaces the earlier."""
+    for spec in specs:
+        if not isinstance(spec, LayerSpec):
+            raise UsageError(
+                "A registry row must be a kacc.LayerSpec",
+                received=spec,
+                fix="Pass kacc.LayerSpec(type=YourLayer, ...)",
+            )
+        _SPECS[spec.type] = spec
+
+
+def registered() -> tuple[LayerSpec, ...]:
+    """All rows, in the order of their registration."""
+    return tuple(_SPECS.values())
+
+
+def find(operation: Any) -> LayerSpec | None:
+    """The row for a layer or operator, looked up along its class's MRO."""
+    for base in type(operation).__mro__:
+        if base in _SPECS:
+            return _SPECS[base]
+    return None
+
+
+def unsupported_reason(operation: Any) -> str | None:
+    """Why a layer or operator stays in float, or None if it is supported."""
+    spec = find(operation)
+    if spec is None:
+        return f"{type(operation).__name__} is not in kacc's registry"
+    changed = _overriding_class(type(operation), spec.type)
+    if changed is not None:
+        return f"its class {changed.__name__} overrides `call` of {spec.type.__name__}"
+    return spec.supported(operation) if spec.supported else None
+
+
+def _overriding_class(cls: type, known: type) -> type | None:
+    """The class between `cls` and `known` that computes something of its own.
+
+    A class that sets `kacc_equivalent = True` computes what its parent does, only
+    differently (a fused kernel, an attached transform).
+    """
+    for base in cls.__mro__:
+        if base is known:
+            return None
+        if "call" in vars(base) and not vars(base).get("kacc_equivalent", False):
+            return base
+    return None

@@ -1,0 +1,88 @@
+"""Rules: exceptions by layer path to what a technique does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kacc.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do with the layers whose whole path matches a pattern.
+
+    A path is the layer's name with those of the nested models around it, as in
+    "backbone/stem/conv". The last rule that matches a layer wins.
+
+    Args:
+        pattern: regular expression for the whole path.
+        skip: whether the layers stay as they are.
+
+    Raises:
+        UsageError: if the pattern is not a regular expression.
+
+    Example:
+        >>> import kacc
+        >>> kacc.Rule(r"stem/.*", skip=True).matches("stem/conv")
+        True
+    """
+
+    pattern: str
+    skip: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except (re.error, TypeError) as error:
+            raise UsageError(
+                f"The pattern of a rule must be a regular expression ({error})",
+                received=self.pattern,
+                fix=r'Write it like r"stem/.*"',
+            ) from None
+
+    def matches(self, path: str) -> bool:
+        """Whether the rule is for the layer at `path`."""
+        return re.fullmatch(self.pattern, path) is not None
+
+
+def resolve(rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Rule]:
+    """The rule for each path that has one.
+
+    Args:
+        rules: in the order given by the user.
+        paths: of all layers and operators.
+
+    Returns:
+        path -> the last rule that matches it.
+
+    Raises:
+        UsageError: for a rule that matches nothing.
+    """
+    paths = list(paths)
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise UsageError(
+                "`rules` must be kacc.Rule objects",
+                received=rule,
+                fix='Pass a list like [kacc.Rule(r"stem/.*", skip=True)]',
+            )
+        if not any(rule.matches(path) for path in paths):
+            raise UsageError(
+                "A rule must match a layer",
+                received=rule.pattern,
+                fix=f"The paths are: {', '.join(paths[:20])}",
+            )
+    return {path: r for path in paths for r in rules if r.matches(path)}
+
+
+def to_config(rules: Sequence[Rule]) -> list[dict[str, Any]]:
+    """The rules as JSON values."""
+    return [asdict(rule) for rule in rules]
+
+
+def from_config(config: Iterable[dict[str, Any]]) -> tuple[Rule, ...]:
+    """The rules that `to_config` wrote."""
+    return tuple(Rule(**entry) for entry in config)

@@ -1,0 +1,21 @@
+"""Quantization-aware training: fake quantization attached to a model's layers."""
+
+from kacc import support as _support  # noqa: F401  (fills the layer registry)
+from kacc.quantization.callback import QuantizationAwareTraining
+from kacc.quantization.config import SCHEMES, Scheme
+from kacc.quantization.model import (
+    calibrate,
+    quantize,
+    scheme_of,
+    unseen_ranges,
+)
+
+__all__ = [
+    "SCHEMES",
+    "QuantizationAwareTraining",
+    "Scheme",
+    "calibrate",
+    "quantize",
+    "scheme_of",
+    "unseen_ranges",
+]

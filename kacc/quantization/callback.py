@@ -1,0 +1,109 @@
+"""Quantization-aware training as a callback of `model.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kacc.core.errors import UsageError
+from kacc.core.rules import Rule
+from kacc.quantization.config import scheme_named
+from kacc.quantization.model import (
+    attach_quantization,
+    quantized,
+    rules_config,
+    set_phase,
+)
+
+
+class QuantizationAwareTraining(keras.callbacks.Callback):
+    """Trains a model for an integer file, from inside `model.fit`.
+
+    It attaches before the first step, so that checkpoints, early stopping and resuming
+    see the same variables from start to end; until `start_epoch` the model computes
+    in float. At the end of each epoch `logs` gets "quantization_clipped", the largest
+    share of values that a range clips, and with `log_ranges` also each tensor's range
+    and share, as "<path>:<tensor>/low", "/high" and "/clipped".
+
+    Args:
+        scheme: "int8".
+        start_epoch: the first epoch (from 0) that trains quantized.
+        freeze_epoch: the first epoch whose steps leave the ranges as they are, or
+            None to learn them to the end.
+        rules: exceptions by layer path; the last that matches wins.
+        log_ranges: whether `logs` holds every tensor's range.
+
+    Raises:
+        UsageError: for an unknown scheme, or epochs out of order.
+
+    Example:
+        >>> import numpy as np, keras, kacc
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model.compile("sgd", "mse")
+        >>> qat = kacc.callbacks.QuantizationAwareTraining("int8", start_epoch=1)
+        >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+        >>> history = model.fit(x, y, epochs=2, callbacks=[qat], verbose=0)
+        >>> len(history.history["quantization_clipped"])
+        1
+    """
+
+    def __init__(
+        self,
+        scheme: str = "int8",
+        start_epoch: int = 0,
+        freeze_epoch: int | None = None,
+        rules: Sequence[Rule] = (),
+        log_ranges: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scheme = scheme_named(scheme).name
+        self.start_epoch = _epoch("start_epoch", start_epoch, 0)
+        self.freeze_epoch = freeze_epoch
+        if freeze_epoch is not None:
+            _epoch("freeze_epoch", freeze_epoch, start_epoch + 1)
+        self.rules = rules_config(rules)
+        self.log_ranges = log_ranges
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        started = any(transform.enabled for _, transform in quantized(model))
+        settings = {
+            "scheme": self.scheme,
+            "rules": self.rules,
+            "enabled": started,
+            "frozen": False,
+        }
+        attach_quantization(model, settings)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        frozen = self.freeze_epoch is not None and epoch >= self.freeze_epoch
+        set_phase(self.model, enabled=epoch >= self.start_epoch, frozen=frozen)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is None or epoch < self.start_epoch:
+            return
+        largest = 0.0
+        for operation, transform in quantized(self.model):
+            for name, share in transform.clipping().items():
+                largest = max(largest, share)
+                if self.log_ranges:
+                    key = f"{operation.name}:{name}"
+                    low, high = transform.ends(name)
+                    logs |= {
+                        f"{key}/low": low,
+                        f"{key}/high": high,
+                        f"{key}/clipped": share,
+                    }
+        logs["quantization_clipped"] = largest
+
+
+def _epoch(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(
+            f"`{name}` must be a whole number of epochs, at least {least}",
+            received=value,
+            fix="Epochs count from 0, and freezing comes after the start",
+        )
+    return value

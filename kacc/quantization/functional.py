@@ -1,0 +1,114 @@
+"""Pure tensor functions of quantization: scales, ranges, fake quantization.
+
+Conventions are those of the TFLite int8 specification: weights symmetric with integers
+in -127..127, activations asymmetric in -128..127
+(https://ai.google.dev/edge/litert/conversion/tensorflow/quantization). The
+straight-through gradient is that of Bengio et al. 2013 (arXiv:1308.3432); moving
+average ranges are those of Jacob et al. 2018 (arXiv:1712.05877).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+# Ranges narrower than this have no useful scale; a constant tensor gets this one.
+SMALLEST_SPAN = 1e-6
+
+
+def weight_scale(weight: Any, channels: Sequence[int], bits: int = 8) -> Any:
+    """Symmetric scale of each channel, max|w| / (2^(bits-1) - 1).
+
+    Args:
+        weight: float32 tensor.
+        channels: the axes that keep a scale of their own.
+        bits: width of the integers.
+
+    Returns:
+        Scales, of the weight's rank, 1 where a channel is all zero.
+
+    Example:
+        >>> weight_scale(tf.constant([[127.0, -2.0], [1.0, 254.0]]), [-1]).numpy()
+        array([[1., 2.]], dtype=float32)
+    """
+    rank = len(weight.shape)
+    kept = {axis % rank for axis in channels}
+    axes = [axis for axis in range(rank) if axis not in kept]
+    largest = tf.reduce_max(tf.abs(weight), axis=axes, keepdims=True)
+    scale = largest / float(2 ** (bits - 1) - 1)
+    return tf.where(scale > 0, scale, tf.ones_like(scale))
+
+
+def fake_quantize_weight(weight: Any, channels: Sequence[int], bits: int = 8) -> Any:
+    """The weight rounded to its integers, with a straight-through gradient.
+
+    Args:
+        weight: float32 tensor.
+        channels: the axes that keep a scale of their own.
+        bits: width of the integers.
+
+    Returns:
+        A tensor of the same shape, integer multiples of each channel's scale.
+
+    Example:
+        >>> fake_quantize_weight(tf.constant([[0.6, 127.0]]), [0]).numpy()
+        array([[  1., 127.]], dtype=float32)
+    """
+    scale = tf.stop_gradient(weight_scale(weight, channels, bits))
+    rounded = tf.round(weight / scale) * scale
+    return weight + tf.stop_gradient(rounded - weight)
+
+
+def nudge(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
+    """The nearest range that holds zero and whose zero point is an integer.
+
+    TensorFlow's kernels disagree by one step where it is not (tensorflow#117962).
+
+    Args:
+        low, high: ends of the range that was seen.
+        bits: width of the integers.
+
+    Returns:
+        The ends of the range to use.
+
+    Example:
+        >>> low, high = nudge(tf.constant(-1.0), tf.constant(1.0))
+        >>> bool(low == -128 * (high - low) / 255)
+        True
+    """
+    steps = float(2**bits - 1)
+    low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+    scale = tf.maximum(high - low, SMALLEST_SPAN) / steps
+    below = tf.round(-low / scale)
+    return -below * scale, (steps - below) * scale
+
+
+def fake_quantize(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
+    """Values rounded to the steps of a nudged range, with a clipped gradient.
+
+    Args:
+        value: float32 tensor.
+        low, high: scalars from `nudge`.
+        bits: width of the integers.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example:
+        >>> fake_quantize(tf.constant([0.4, 300.0]), 0.0, 255.0).numpy()
+        array([  0., 255.], dtype=float32)
+    """
+    return tf.quantization.fake_quant_with_min_max_vars(value, low, high, bits)
+
+
+def clipped_share(value: Any, low: Any, high: Any) -> Any:
+    """The share of values outside a range, a scalar in 0..1.
+
+    Example:
+        >>> float(clipped_share(tf.constant([-1.0, 0.5, 1.0, 3.0]), 0.0, 1.0))
+        0.5
+    """
+    outside = tf.logical_or(value < low, value > high)
+    return tf.reduce_mean(tf.cast(outside, "float32"))

@@ -1,0 +1,236 @@
+"""Quantizing a whole model in place, calibrating it, and what it says of itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from kacc.core import attach, recipe, rules
+from kacc.core.errors import UsageError
+from kacc.core.graph import Call, Graph, trace
+from kacc.core.registry import RangeSpec
+from kacc.core.rules import Rule
+from kacc.core.transform import observing
+from kacc.quantization.config import scheme_named
+from kacc.quantization.placement import Placement, place
+from kacc.quantization.transform import (
+    Quantize,
+    quantize_of,
+    require_same_scheme,
+)
+
+TECHNIQUE = "quantization"
+
+
+def quantize(
+    model: keras.Model, scheme: str = "int8", rules: Sequence[Rule] = ()
+) -> keras.Model:
+    """Attaches quantization-aware training to a model, in place.
+
+    From then on the training step fake-quantizes weights and activations, and ranges
+    are learned as moving averages (Jacob et al. 2018, arXiv:1712.05877).
+
+    Args:
+        model: a built Keras 3 model; compiled or not.
+        scheme: "int8".
+        rules: exceptions by layer path; the last that matches wins.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UsageError: for an unbuilt model, an unknown scheme, a rule that matches
+            nothing, or a model quantized by another scheme.
+
+    Example:
+        >>> import keras, kacc
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> kacc.quantize(model) is model
+        True
+    """
+    settings = {
+        "scheme": scheme_named(scheme).name,
+        "rules": rules_config(rules),
+        "enabled": True,
+        "frozen": False,
+    }
+    attach_quantization(model, settings)
+    return model
+
+
+def rules_config(given: Sequence[Rule]) -> list[dict[str, Any]]:
+    """The rules as the recipe keeps them."""
+    for rule in given:
+        if not isinstance(rule, Rule):
+            rules.resolve(given, [])
+    return rules.to_config(given)
+
+
+def attach_quantization(
+    model: keras.Model, settings: dict[str, Any], report: bool = True
+) -> None:
+    """Attaches by the settings of a recipe; ranges that exist already are kept."""
+    graph = trace(model)
+    placement = place(graph, _skip_by_rules(graph, settings["rules"]))
+    for path, operation in placement.operations.values():
+        require_same_scheme(operation, settings["scheme"], path)
+    if not any(
+        attach.registry.find(op).weights  # type: ignore[union-attr]
+        for _, op in placement.operations.values()
+    ):
+        raise UsageError(
+            "The model must have a layer that kacc can quantize",
+            received=_described(placement.skipped) or "a model without weights",
+            fix="kacc.support lists the layers; kacc.register_layer adds one",
+        )
+    with model.distribute_strategy.scope():
+        for key, (path, operation) in placement.operations.items():
+            _attach_one(model, path, operation, placement.ranges[key], settings)
+    recipe.set_technique(model, TECHNIQUE, settings)
+    attach.refresh_functions(model)
+    if report and placement.skipped:
+        warnings.warn(
+            f"kacc leaves in float: {_described(placement.skipped)}", stacklevel=3
+        )
+
+
+def _attach_one(
+    model: keras.Model,
+    path: str,
+    operation: Any,
+    ranges: dict[str, RangeSpec],
+    settings: dict[str, Any],
+) -> None:
+    present = quantize_of(operation)
+    transform = Quantize(
+        settings["scheme"],
+        {name: r.nonnegative for name, r in ranges.items() if r.fixed is None},
+        {name: r.fixed for name, r in ranges.items() if r.fixed is not None},
+        frozen=present.frozen if present else settings["frozen"],
+    )
+    transform.enabled = present.enabled if present else settings["enabled"]
+    others = [t for t in attach.transforms_of(operation) if t is not present]
+    # H5 paths have no room for "/" in the name of a variable.
+    prefix = "" if isinstance(operation, keras.Layer) else path.replace("/", ".") + "."
+    attach.attach(operation, [*others, transform], owner=model, prefix=prefix)
+
+
+def _skip_by_rules(graph: Graph, config: Iterable[dict[str, Any]]) -> Any:
+    """call -> the reason to skip it, by rules or since it cannot be attached to."""
+    chosen = rules.resolve(
+        rules.from_config(config), dict.fromkeys(call.path for call in graph.calls)
+    )
+
+    def skip(call: Call) -> str | None:
+        rule = chosen.get(call.path)
+        return "a rule skips it" if rule is not None and rule.skip else None
+
+    return skip
+
+
+def _described(skipped: dict[str, str]) -> str:
+    return "; ".join(f"{path} ({reason})" for path, reason in skipped.items())
+
+
+def quantized(model: Any) -> Iterator[tuple[Any, Quantize]]:
+    """The quantized layers and operators of a model, with their transforms."""
+    for operation in attach.attached(model):
+        transform = quantize_of(operation)
+        if transform is not None:
+            yield operation, transform
+
+
+def set_phase(model: keras.Model, enabled: bool, frozen: bool) -> bool:
+    """Switches quantization and the learning of ranges; whether that changed anything.
+
+    The model's functions are made anew if so, since both are fixed while tracing.
+    """
+    changed = False
+    for _, transform in quantized(model):
+        changed |= (transform.enabled, transform.frozen) != (enabled, frozen)
+        transform.enabled, transform.frozen = enabled, frozen
+    if not changed:
+        return False
+    settings = recipe.recipe_of(model).get(TECHNIQUE)
+    if settings is not None:
+        new = {**settings, "enabled": enabled, "frozen": frozen}
+        recipe.set_technique(model, TECHNIQUE, new)
+    attach.refresh_functions(model)
+    return True
+
+
+def scheme_of(model: Any) -> str | None:
+    """The scheme that a model is quantized by, or None for a plain one."""
+    for _, transform in quantized(model):
+        return transform.scheme.name
+    return None
+
+
+def placement_of(model: keras.Model, graph: Graph) -> Placement:
+    """The placement of a model that is quantized already, as its layers have it."""
+
+    def skip(call: Call) -> str | None:
+        supported = attach.registry.unsupported_reason(call.operation) is None
+        if supported and call.lasting and quantize_of(call.operation) is None:
+            # Identities and what a rule skips are not attached to; the first cost
+            # nothing to keep.
+            spec = attach.registry.find(call.operation)
+            if spec is not None and spec.output is not attach.registry.Output.IDENTITY:
+                return "it is not quantized"
+        return None
+
+    return place(graph, skip)
+
+
+def unseen_ranges(model: keras.Model) -> list[str]:
+    """Paths of the tensors whose range no training step and no calibration has seen."""
+    graph = trace(model)
+    paths = {id(call.operation): call.path for call in graph.calls}
+    return [
+        f"{paths[id(operation)]}:{name}"
+        for operation, transform in quantized(model)
+        if id(operation) in paths
+        for name in transform.ranges
+        if not transform.seen(name)
+    ]
+
+
+def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
+    """Fills in the ranges that were never seen, by running batches of inputs.
+
+    Args:
+        model: a quantized model.
+        batches: inputs as the model takes them, each one batch.
+    """
+    for _, transform in quantized(model):
+        transform.observed = {n for n in transform.ranges if not transform.seen(n)}
+    with observing(), _all_enabled(model):
+        for batch in batches:
+            model(batch, training=False)
+    for _, transform in quantized(model):
+        transform.observed = set()
+
+
+class _all_enabled:
+    """Inside, transforms that have not started yet run as well."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.transforms = [t for _, t in quantized(model)]
+
+    def __enter__(self) -> None:
+        self.before = [t.enabled for t in self.transforms]
+        for transform in self.transforms:
+            transform.enabled = True
+
+    def __exit__(self, *error: object) -> None:
+        for transform, enabled in zip(self.transforms, self.before, strict=True):
+            transform.enabled = enabled
+
+
+recipe.register_technique(
+    TECHNIQUE,
+    lambda model, settings: attach_quantization(model, settings, report=False),
+)

@@ -1,0 +1,169 @@
+"""Where the integer file has tensors: which layer gets which ranges.
+
+The file's operators swallow what can be fused: a batch normalization goes into the
+convolution before it, a relu into the operator that it follows. Only what is left is a
+tensor with a scale. This walks the flat graph once and decides it for each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from kacc.core import registry
+from kacc.core.graph import Call, Graph, Tensor
+from kacc.core.registry import LayerSpec, Output, RangeSpec
+
+_RELUS = ("relu", "relu6")
+
+
+class _On(Enum):
+    GRID = "grid"  # already integers in the file
+    FUSED = "fused"  # swallowed by the operator that reads it
+    FLOAT = "float"
+
+
+@dataclass
+class Placement:
+    """Which tensors get a range.
+
+    Args:
+        ranges: id of each supported operation -> the tensors that get a range.
+        operations: id -> (path, operation).
+        folded: the batch normalization call that goes into a convolution's call.
+        skipped: path -> reason, for what stays in float.
+    """
+
+    ranges: dict[int, dict[str, RangeSpec]] = field(default_factory=dict)
+    operations: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    folded: dict[Call, Call] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def place(graph: Graph, skip: Callable[[Call], str | None]) -> Placement:
+    """Decides the ranges for a graph.
+
+    Args:
+        graph: from `kacc.core.graph.trace`.
+        skip: call -> a reason of its own to leave it in float, or None.
+
+    Returns:
+        The `Placement`.
+    """
+    return _Placer(graph, skip).run()
+
+
+class _Placer:
+    def __init__(self, graph: Graph, skip: Callable[[Call], str | None]) -> None:
+        self.graph = graph
+        self.consumers = graph.consumers()
+        self.result = Placement()
+        self.state: dict[Tensor, _On] = {x: _On.FLOAT for x in graph.inputs}
+        self.producer = graph.producers()
+        self.reasons = {
+            call: call.reason
+            or skip(call)
+            or registry.unsupported_reason(call.operation)
+            for call in graph.calls
+        }
+        self.fusing = self._fusing_operations()
+
+    def run(self) -> Placement:
+        for call in self.graph.calls:
+            self._visit(call)
+        return self.result
+
+    def _visit(self, call: Call) -> None:
+        reason = self.reasons[call] or self._batch_norm_reason(call)
+        if reason:
+            self.result.skipped.setdefault(call.path, reason)
+            self._set(call, _On.FLOAT)
+            return
+        spec = registry.find(call.operation)
+        assert spec is not None
+        names = self._names(call)
+        if spec.output is Output.IDENTITY:
+            self._set(call, self.state[call.inputs[0]])
+            return
+        for position, tensor in enumerate(call.inputs):
+            if self.state[tensor] is _On.FLOAT and tensor.dtype.startswith(
+                ("float", "bfloat")
+            ):
+                names[f"input_{position}"] = RangeSpec()
+        if spec.output is Output.RANGE:
+            self._place_output(call, spec, names)
+        else:
+            self._set(call, self._moved_state(call))
+
+    def _names(self, call: Call) -> dict[str, RangeSpec]:
+        key = id(call.operation)
+        self.result.operations.setdefault(key, (call.path, call.operation))
+        return self.result.ranges.setdefault(key, {})
+
+    def _place_output(
+        self, call: Call, spec: LayerSpec, names: dict[str, RangeSpec]
+    ) -> None:
+        ranges = dict(spec.ranges(call.operation))
+        if id(call.operation) in self.fusing:
+            del ranges["output"]
+            self._set(call, _On.FUSED)
+            follower = self._only_consumer(call)
+            assert follower is not None
+            if registry.find(follower.operation).is_batch_norm:  # type: ignore[union-attr]
+                self.result.folded[call] = follower
+        else:
+            # Nothing holds the range of an `x + y` inside a `call`: whoever reads the
+            # tensor does.
+            self._set(call, _On.GRID if call.lasting else _On.FLOAT)
+        names.update(ranges)
+
+    def _moved_state(self, call: Call) -> _On:
+        if call.lasting:
+            return _On.GRID
+        return self.state[call.inputs[0]]
+
+    def _set(self, call: Call, state: _On) -> None:
+        self.state.update((tensor, state) for tensor in call.outputs)
+
+    def _batch_norm_reason(self, call: Call) -> str | None:
+        spec = registry.find(call.operation)
+        if spec is None or not spec.is_batch_norm:
+            return None
+        before = self.producer.get(call.inputs[0])
+        if before is not None and self.state[call.inputs[0]] is _On.FUSED:
+            return None
+        return "it does not follow a convolution or dense layer into which it folds"
+
+    def _fusing_operations(self) -> set[int]:
+        """The operations whose output is swallowed by its reader at every call."""
+        fusing: dict[int, bool] = {}
+        for call in self.graph.calls:
+            key = id(call.operation)
+            fusing[key] = fusing.get(key, True) and self._fuses(call)
+        return {key for key, value in fusing.items() if value}
+
+    def _fuses(self, call: Call) -> bool:
+        spec = registry.find(call.operation)
+        follower = self._only_consumer(call)
+        if self.reasons[call] or spec is None or follower is None:
+            return False
+        after = registry.find(follower.operation)
+        if self.reasons[follower] or after is None:
+            return False
+        ends_linear = spec.activation is None or (
+            spec.activation(call.operation) == "linear"
+        )
+        if after.is_batch_norm:
+            return spec.folds_batch_norm and ends_linear
+        activation = after.activation and after.activation(follower.operation)
+        is_relu = activation in _RELUS and not after.weights
+        return bool(spec.absorbs_relu and ends_linear and is_relu)
+
+    def _only_consumer(self, call: Call) -> Call | None:
+        """The one call that reads the output, if there is just one and no other use."""
+        if len(call.outputs) != 1 or call.outputs[0] in self.graph.outputs:
+            return None
+        readers = self.consumers.get(call.outputs[0], [])
+        return readers[0][0] if len(readers) == 1 else None

@@ -1,0 +1,178 @@
+"""The transform that quantizes a layer's weights and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from kacc.core import registry
+from kacc.core.errors import UsageError
+from kacc.core.transform import (
+    QUANTIZE,
+    State,
+    Transform,
+    is_observing,
+    is_training,
+    register_transform,
+)
+from kacc.quantization import functional
+from kacc.quantization.config import scheme_named
+
+# Examples of a batch that the clipping share is counted on: it is a figure for the
+# logs, and counting it on all of them costs a tenth of a step.
+_CLIPPING_SAMPLE = 4
+
+
+@register_transform
+class Quantize(Transform):
+    """Fake quantization with moving-average ranges.
+
+    Args:
+        scheme: name of the scheme.
+        ranges: the tensors with a learned range: name -> whether never negative.
+        fixed: the tensors with a prescribed range: name -> (low, high).
+        frozen: whether the ranges stay as they are in training.
+        momentum: share of the old range that each training step keeps.
+    """
+
+    stage = QUANTIZE
+
+    def __init__(
+        self,
+        scheme: str,
+        ranges: Mapping[str, bool] | None = None,
+        fixed: Mapping[str, tuple[float, float]] | None = None,
+        frozen: bool = False,
+        momentum: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.scheme = scheme_named(scheme)
+        self.ranges = dict(ranges or {})
+        self.fixed = {name: tuple(ends) for name, ends in (fixed or {}).items()}
+        self.frozen = frozen
+        self.momentum = momentum
+        self.observed: set[str] = set()
+        self._channels: dict[str, tuple[int, ...]] = {}
+        self._variables: dict[str, Any] = {}
+        self._clipped: dict[str, Any] = {}
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "scheme": self.scheme.name,
+            "ranges": self.ranges,
+            "fixed": {name: list(ends) for name, ends in self.fixed.items()},
+            "frozen": self.frozen,
+            "momentum": self.momentum,
+        }
+
+    def build(self, operation: Any, state: State, prefix: str) -> None:
+        spec = registry.find(operation)
+        assert spec is not None
+        self._channels = {w.attribute: w.channels for w in spec.weights}
+        existing = {variable.name: variable for variable in state.variables}
+        for name in self.ranges:
+            for suffix, shape, table in (
+                ("range", (2,), self._variables),
+                ("clipped", (), self._clipped),
+            ):
+                full = f"{prefix}{name}_{suffix}"
+                table[name] = existing.get(full) or state.create(full, shape)
+
+    def weight(self, attribute: str, value: Any) -> Any:
+        return functional.fake_quantize_weight(
+            value, self._channels[attribute], self.scheme.weight_bits
+        )
+
+    def range(self, name: str, value: Any) -> Any:
+        if name not in self.ranges and name not in self.fixed:
+            return value
+        if is_observing():
+            self._observe(name, value)
+            return value
+        full = tf.cast(value, tf.float32)
+        if name in self.fixed:
+            low, high = self.fixed[name]
+            result = functional.fake_quantize(full, low, high, self._bits)
+        else:
+            result = self._learned(name, full)
+        return tf.cast(result, value.dtype)
+
+    def seen(self, name: str) -> bool:
+        """Whether the range of a tensor has been seen; a constant zero has not."""
+        return bool((self._variables[name].numpy() != 0).any())
+
+    def ends(self, name: str) -> tuple[float, float]:
+        """The nudged range of a tensor as numbers, as the file will have it."""
+        if name in self.fixed:
+            return self.fixed[name]
+        low, high = self._variables[name].numpy()
+        low, high = functional.nudge(tf.constant(low), tf.constant(high), self._bits)
+        return float(low), float(high)
+
+    def clipping(self) -> dict[str, float]:
+        """Share of values that training clipped, for each learned range."""
+        return {name: float(v.numpy()) for name, v in self._clipped.items()}
+
+    @property
+    def _bits(self) -> int:
+        return self.scheme.activation_bits
+
+    def _learned(self, name: str, value: Any) -> Any:
+        variable = self._variables[name]
+        ends = tf.convert_to_tensor(variable.value)
+        if is_training() and not self.frozen:
+            ends = self._moved(name, ends, value)
+            variable.assign(ends)
+        low, high = functional.nudge(ends[0], ends[1], self._bits)
+        if is_training():
+            share = functional.clipped_share(value[:_CLIPPING_SAMPLE], low, high)
+            old = self._clipped[name]
+            old.assign(old.value + (1 - self.momentum) * (share - old.value))
+            return functional.fake_quantize(value, low, high, self._bits)
+        # A range that no training step has seen yet must not send all values to zero.
+        quantized = functional.fake_quantize(value, low, high, self._bits)
+        return tf.where(tf.reduce_any(ends != 0), quantized, value)
+
+    def _moved(self, name: str, ends: Any, value: Any) -> Any:
+        """The range after one more batch; the first batch sets it."""
+        batch = self._batch_ends(name, value)
+        moved = ends + (1 - self.momentum) * (batch - ends)
+        return tf.where(tf.reduce_any(ends != 0), moved, batch)
+
+    def _batch_ends(self, name: str, value: Any) -> Any:
+        value = tf.stop_gradient(tf.cast(value, tf.float32))
+        low = 0.0 if self.ranges[name] else tf.reduce_min(value)
+        return tf.stack([low, tf.reduce_max(value)])
+
+    def _observe(self, name: str, value: Any) -> None:
+        """Widens a range that calibration fills in to hold a batch."""
+        if name not in self.observed:
+            return
+        ends = tf.convert_to_tensor(self._variables[name].value)
+        batch = self._batch_ends(name, value)
+        wider = tf.stack(
+            [tf.minimum(ends[0], batch[0]), tf.maximum(ends[1], batch[1])]
+        )
+        new = tf.where(tf.reduce_any(ends != 0), wider, batch)
+        self._variables[name].assign(new)
+
+
+def quantize_of(operation: Any) -> Quantize | None:
+    """The quantization attached to a layer or operator, or None."""
+    for transform in getattr(operation, "_kacc_transforms", ()):
+        if isinstance(transform, Quantize):
+            return transform
+    return None
+
+
+def require_same_scheme(operation: Any, scheme: str, path: str) -> None:
+    """Raises a UsageError if the layer is quantized by another scheme."""
+    present = quantize_of(operation)
+    if present is not None and present.scheme.name != scheme:
+        raise UsageError(
+            f"The layer {path!r} is already quantized as {present.scheme.name}",
+            received=scheme,
+            fix="Call kacc.strip(model) first",
+        )

@@ -1,0 +1,105 @@
+"""Activation functions as the integer file has them: operators, and ranges between.
+
+An activation that the file's convolution can end in ("fused") needs no range of its
+own. The others become operators, with the tensors named here between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras import ops
+
+from kacc.core import attach
+from kacc.core.registry import RangeSpec
+
+# The TFLite specification fixes the output of LOGISTIC and SOFTMAX at scale 1/256,
+# zero point -128: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
+UNIT = RangeSpec(fixed=(0.0, 255 / 256))
+BEFORE = "pre_activation"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How the file computes an activation.
+
+    Args:
+        apply: `apply(steps, x)`, passing the tensors between through `steps.range`.
+        output: the tensor at its end.
+        inner: the tensors between its operators.
+        fused: whether it costs nothing at the end of a convolution.
+    """
+
+    apply: Callable[[Any, Any], Any]
+    output: RangeSpec = field(default_factory=RangeSpec)
+    inner: Mapping[str, RangeSpec] = field(default_factory=dict)
+    fused: bool = False
+
+
+def _gated(steps: Any, x: Any) -> Any:
+    return x * steps.range("gate", ops.sigmoid(x))
+
+
+def _hard_swish(steps: Any, x: Any) -> Any:
+    # In this form the converter sees one HARD_SWISH operator.
+    return x * ops.relu6(x + 3.0) * (1.0 / 6.0)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": Activation(lambda steps, x: x, fused=True),
+    "relu": Activation(
+        lambda steps, x: ops.relu(x), RangeSpec(nonnegative=True), fused=True
+    ),
+    "relu6": Activation(
+        lambda steps, x: ops.relu6(x), RangeSpec(nonnegative=True), fused=True
+    ),
+    "sigmoid": Activation(lambda steps, x: ops.sigmoid(x), UNIT),
+    "softmax": Activation(lambda steps, x: ops.softmax(x), UNIT),
+    "swish": Activation(_gated, inner={"gate": UNIT}),
+    "hard_swish": Activation(_hard_swish),
+}
+
+# keras.activations.swish and hard_swish are other names of silu and hard_silu.
+_NAMES: dict[Any, str] = {
+    keras.activations.linear: "linear",
+    keras.activations.relu: "relu",
+    keras.activations.relu6: "relu6",
+    keras.activations.sigmoid: "sigmoid",
+    keras.activations.softmax: "softmax",
+    keras.activations.silu: "swish",
+    keras.activations.hard_silu: "hard_swish",
+}
+
+
+def name_of(layer: Any) -> str:
+    """The name of a layer's `activation` in `ACTIVATIONS`, or of the unknown one."""
+    function = layer.activation
+    return _NAMES.get(function, getattr(function, "__name__", repr(function)))
+
+
+def unsupported(layer: Any) -> str | None:
+    """The reason against a layer's activation, or None."""
+    name = name_of(layer)
+    return None if name in ACTIVATIONS else f"its activation {name} is not supported"
+
+
+def ranges(layer: Any) -> dict[str, RangeSpec]:
+    """The tensors of a layer that ends in an activation."""
+    activation = ACTIVATIONS[name_of(layer)]
+    if activation.fused:
+        return {"output": activation.output}
+    return {BEFORE: RangeSpec(), **activation.inner, "output": activation.output}
+
+
+def call_with_activation(layer: Any, steps: Any, *args: Any, **kwargs: Any) -> Any:
+    """A layer's own call, then its activation in the file's operators."""
+    activation = ACTIVATIONS[name_of(layer)]
+    call = attach.base_class(layer).call
+    if activation.fused:
+        return call(layer, *args, **kwargs)
+    with attach.without_activation(layer):
+        outputs = call(layer, *args, **kwargs)
+    return activation.apply(steps, steps.range(BEFORE, outputs))

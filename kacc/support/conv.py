@@ -1,0 +1,125 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kacc.core.registry import LayerSpec, RangeSpec, Weight
+from kacc.support.activations import (
+    ACTIVATIONS,
+    BEFORE,
+    call_with_activation,
+    name_of,
+    ranges,
+    unsupported,
+)
+
+layers = keras.layers
+
+
+def _reason(layer: Any) -> str | None:
+    if layer.data_format != "channels_last":
+        return "data_format must be channels_last"
+    return unsupported(layer)
+
+
+
+def _separable_ranges(layer: Any) -> dict[str, RangeSpec]:
+    return {"depthwise": RangeSpec(), **ranges(layer)}
+
+
+def _separable_call(layer: Any, steps: Any, inputs: Any) -> Any:
+    """The two convolutions apart: the file has a tensor between them."""
+    between = ops.depthwise_conv(
+        inputs,
+        layer.depthwise_kernel,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation_rate=layer.dilation_rate,
+        data_format=layer.data_format,
+    )
+    between = steps.range("depthwise", between)
+    outputs = ops.conv(
+        between,
+        layer.pointwise_kernel,
+        strides=1,
+        padding="valid",
+        data_format=layer.data_format,
+    )
+    if layer.use_bias:
+        outputs = outputs + layer.bias
+    activation = ACTIVATIONS[name_of(layer)]
+    if not activation.fused:
+        outputs = steps.range(BEFORE, outputs)
+    return activation.apply(steps, outputs)
+
+
+def _conv(cls: type, weights: tuple[Weight, ...], **options: Any) -> LayerSpec:
+    return LayerSpec(
+        cls,
+        **{
+            "weights": weights,
+            "bias": "bias",
+            "activation": name_of,
+            "absorbs_relu": True,
+            "folds_batch_norm": True,
+            "ranges": ranges,
+            "call": call_with_activation,
+            "supported": _reason,
+            **options,
+        },
+    )
+
+
+_IMAGE = [(8, 8, 3)]
+
+SPECS = [
+    _conv(
+        layers.Conv1D,
+        (Weight("kernel"),),
+        examples=(
+            lambda: (layers.Conv1D(4, 3, activation="relu"), [(10, 3)]),
+            lambda: (layers.Conv1D(4, 3, padding="same", strides=2), [(10, 3)]),
+            lambda: (layers.Conv1D(4, 3, padding="causal"), [(10, 3)]),
+        ),
+    ),
+    _conv(
+        layers.Conv2D,
+        (Weight("kernel"),),
+        examples=(
+            lambda: (layers.Conv2D(4, 3, activation="relu"), _IMAGE),
+            lambda: (layers.Conv2D(4, 3, padding="same", strides=2), _IMAGE),
+            lambda: (layers.Conv2D(4, 1, use_bias=False, activation="swish"), _IMAGE),
+            lambda: (layers.Conv2D(4, 3, dilation_rate=2), _IMAGE),
+        ),
+    ),
+    _conv(
+        layers.DepthwiseConv2D,
+        (Weight("kernel", channels=(-2, -1)),),
+        examples=(
+            lambda: (layers.DepthwiseConv2D(3, activation="relu6"), _IMAGE),
+            lambda: (
+                layers.DepthwiseConv2D(
+                    3, padding="same", strides=2, depth_multiplier=2
+                ),
+                _IMAGE,
+            ),
+        ),
+    ),
+    _conv(
+        layers.SeparableConv2D,
+        (Weight("depthwise_kernel", channels=(-2, -1)), Weight("pointwise_kernel")),
+        ranges=_separable_ranges,
+        call=_separable_call,
+        examples=(
+            lambda: (
+                layers.SeparableConv2D(4, 3, padding="same", activation="relu"),
+                _IMAGE,
+            ),
+            lambda: (layers.SeparableConv2D(4, 3, use_bias=False), _IMAGE),
+        ),
+    ),
+]

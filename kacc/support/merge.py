@@ -1,0 +1,66 @@
+"""Layers and operators that join several tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+# Private: see kacc/support/activation.py.
+from keras.src.ops import numpy as operators
+
+from kacc.core.registry import LayerSpec, RangeSpec
+
+layers = keras.layers
+
+
+def _number_of_inputs(layer: Any) -> int:
+    shapes = layer._build_shapes_dict or {}
+    return len(shapes.get("input_shape", ()))
+
+
+def _pairwise_ranges(layer: Any) -> dict[str, RangeSpec]:
+    """The file joins two tensors at a time: each partial result is a tensor."""
+    names = [f"partial_{i}" for i in range(1, _number_of_inputs(layer) - 1)]
+    return {name: RangeSpec() for name in [*names, "output"]}
+
+
+def _pairwise(join: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def call(layer: Any, steps: Any, inputs: Any) -> Any:
+        result = join(inputs[0], inputs[1])
+        for i, value in enumerate(inputs[2:], start=1):
+            result = join(steps.range(f"partial_{i}", result), value)
+        return result
+
+    return call
+
+
+def _merge(cls: type, function: Callable[[Any, Any], Any]) -> LayerSpec:
+    return LayerSpec(
+        cls,
+        absorbs_relu=True,
+        ranges=_pairwise_ranges,
+        call=_pairwise(function),
+        examples=(
+            lambda: (cls(), [(6, 6, 3), (6, 6, 3)]),
+            lambda: (cls(), [(5,), (5,), (5,)]),
+        ),
+    )
+
+
+
+SPECS = [
+    _merge(layers.Add, keras.ops.add),
+    _merge(layers.Multiply, keras.ops.multiply),
+    LayerSpec(
+        layers.Concatenate,
+        examples=(
+            lambda: (layers.Concatenate(), [(6, 6, 3), (6, 6, 2)]),
+            lambda: (layers.Concatenate(axis=1), [(2, 6, 3), (4, 6, 3), (1, 6, 3)]),
+        ),
+    ),
+    LayerSpec(operators.Add, absorbs_relu=True),
+    LayerSpec(operators.Multiply, absorbs_relu=True),
+    LayerSpec(operators.Concatenate),
+]

@@ -1,0 +1,38 @@
+"""Pooling layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kacc.core.registry import LayerSpec, Output
+
+layers = keras.layers
+
+
+def _channels_last(layer: Any) -> str | None:
+    if layer.data_format == "channels_last":
+        return None
+    return "data_format must be channels_last"
+
+
+def _pooling(cls: type, output: Output, *shape: int, **config: Any) -> LayerSpec:
+    return LayerSpec(
+        cls,
+        output=output,
+        supported=_channels_last,
+        examples=(lambda: (cls(**config), [shape]),),
+    )
+
+
+SPECS = [
+    _pooling(layers.MaxPooling1D, Output.SAME, 8, 3),
+    _pooling(layers.MaxPooling2D, Output.SAME, 8, 8, 3, padding="same", pool_size=3),
+    _pooling(layers.AveragePooling1D, Output.ROUNDED, 8, 3),
+    _pooling(layers.AveragePooling2D, Output.ROUNDED, 8, 8, 3),
+    _pooling(layers.GlobalMaxPooling1D, Output.SAME, 8, 3),
+    _pooling(layers.GlobalMaxPooling2D, Output.SAME, 8, 8, 3),
+    _pooling(layers.GlobalAveragePooling1D, Output.RANGE, 8, 3),
+    _pooling(layers.GlobalAveragePooling2D, Output.RANGE, 8, 8, 3, keepdims=True),
+]
