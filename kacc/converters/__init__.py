@@ -1,0 +1,1 @@
+"""Files for targets, and running and checking them."""

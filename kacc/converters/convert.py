@@ -1,0 +1,218 @@
+"""`kacc.convert`: a Keras model to a file for a target."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kacc.converters import flatbuffer
+from kacc.converters.artifact import Artifact, manifest_of
+from kacc.converters.request import Converted, Request
+from kacc.converters.samples import Samples, gather
+from kacc.converters.signature import signature_of
+from kacc.converters.targets import Target, target_called
+from kacc.converters.trace import freeze
+from kacc.core.errors import UsageError
+from kacc.core.files import atomic_write, check_writable
+from kacc.core.manifest import Manifest
+
+CALIBRATION_SAMPLES = 500  # enough for ranges; more would only take longer
+IO = ("int8", "float32")
+_CALIBRATION_BATCH = 32
+
+
+def convert(
+    model: Any,
+    path: str | os.PathLike[str],
+    target: str,
+    calibration: Any = None,
+    *,
+    io: str = "int8",
+    batch: int | None = None,
+    backend: str | None = None,
+) -> Artifact:
+    """Converts a Keras model to a file, which is there whole or not at all.
+
+    Args:
+        model: a built Keras model: Sequential, functional or subclassed, plain or with
+            quantization attached.
+        path: the file to write, ending as the target's files do (".tflite").
+        target: "tflite-float32", "tflite-float16", "tflite-dynamic" or "tflite-int8".
+        calibration: samples to find ranges with, up to 500 of which are used: arrays
+            (a list or dictionary for several inputs), a tf.data.Dataset, a PyDataset
+            or a generator of batches, with or without labels. A plain model needs them
+            for "tflite-int8"; a model with attached quantization only if it was never
+            trained.
+        io: the type of an integer file's inputs and outputs, "int8" or "float32".
+            Float targets have floats anyway.
+        batch: a fixed batch size, or None for any.
+        backend: "tflite" or "ai-edge", to force one of the two programs that calibrate
+            plain models; by default both do, and the file whose outputs are nearer to
+            the float model's is kept.
+
+    Returns:
+        The `Artifact`, which also `open_artifact(path)` gives.
+
+    Raises:
+        UsageError: if an argument is wrong, or the model's scheme does not fit.
+        ConversionError: if the model cannot be converted; for integer targets also if
+            operators stayed in float, which it names.
+        KaccError: if the path cannot be written or the disk is full.
+
+    Example:
+        >>> import keras, numpy as np, tempfile
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> samples = np.random.default_rng(0).normal(size=(64, 4))
+        >>> path = tempfile.mkdtemp() + "/model.tflite"
+        >>> artifact = convert(model, path, "tflite-int8", samples)
+        >>> artifact.manifest.inputs[0].dtype
+        'int8'
+    """
+    row = target_called(target)
+    _check_options(row, io, batch, backend)
+    scheme = _scheme_of(model)
+    _check_scheme(row, scheme, backend)
+    _check_path(path, row)
+    samples = _calibrated(model, row, scheme, calibration, batch)
+    graph = freeze(model, batch)
+    request = Request(graph, scheme, samples, io, backend, target)
+    converted = row.handler(request)
+    used = {"batch": batch, **({"io": io} if row.integer else {})}
+    if samples is not None:
+        used["calibration_samples"] = len(samples)
+    return _write(path, request, converted, used)
+
+
+def _check_options(
+    row: Target, io: Any, batch: int | None, backend: str | None
+) -> None:
+    if io not in IO:
+        raise UsageError(f"`io` must be one of {IO}", received=io)
+    is_size = isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
+    if batch is not None and not is_size:
+        raise UsageError(
+            "`batch` must be a positive integer, or None for any size", received=batch
+        )
+    if backend is not None and backend not in row.backends:
+        rule = (
+            f"`backend` must be one of {row.backends}"
+            if row.backends
+            else f"The target {row.name!r} has no choice of `backend`"
+        )
+        raise UsageError(rule, received=backend, fix="Leave it out")
+
+
+def _scheme_of(model: Any) -> str | None:
+    import keras
+
+    if not isinstance(model, keras.Model):
+        return None  # `freeze` says what is wrong
+    from kacc import quantization
+
+    return quantization.scheme_of(model)
+
+
+def _check_scheme(row: Target, scheme: str | None, backend: str | None) -> None:
+    if scheme is None:
+        return
+    if scheme not in row.schemes:
+        fitting = f" or one of {sorted(row.schemes)}" if row.schemes else ""
+        raise UsageError(
+            f"The target {row.name!r} takes models without a quantization "
+            f"scheme{fitting}",
+            received=f"a model quantized by the scheme {scheme!r}",
+            fix="Call kacc.strip(model) first, or choose another target",
+        )
+    if backend is not None:
+        raise UsageError(
+            "`backend` chooses who calibrates a plain model; this one brings its own "
+            "ranges",
+            received=backend,
+            fix="Leave it out",
+        )
+
+
+def _check_path(path: str | os.PathLike[str], row: Target) -> None:
+    if Path(path).suffix != row.extension:
+        raise UsageError(
+            f"The path for the target {row.name!r} must end with {row.extension!r}",
+            received=os.fspath(path),
+        )
+    check_writable(path)
+
+
+def _calibrated(
+    model: Any, row: Target, scheme: str | None, calibration: Any, batch: int | None
+) -> Samples | None:
+    """The samples to calibrate a plain model with; fills an attached model's ranges."""
+    if not row.integer:
+        return None
+    signature = signature_of(model, batch)
+    if scheme is None and calibration is None:
+        raise UsageError(
+            f"A plain model needs calibration data for the target {row.name!r}",
+            received="calibration=None",
+            fix="Pass some hundred samples, or train with "
+            "kacc.callbacks.QuantizationAwareTraining",
+        )
+    if scheme is None:
+        return gather(
+            calibration, signature.inputs, "Calibration data", CALIBRATION_SAMPLES
+        )
+    from kacc import quantization
+
+    unseen = quantization.unseen_ranges(model)
+    if not unseen:
+        return None
+    if calibration is None:
+        raise UsageError(
+            "Every range of a quantized model must have been seen in training",
+            received=f"none for {', '.join(unseen)}",
+            fix="Train a step, or pass calibration=",
+        )
+    samples = gather(
+        calibration, signature.inputs, "Calibration data", CALIBRATION_SAMPLES
+    )
+    size = min(len(samples), _CALIBRATION_BATCH)
+    quantization.calibrate(
+        model, (signature.packed(arrays) for arrays in samples.batches(size))
+    )
+    return samples
+
+
+def _write(
+    path: str | os.PathLike[str],
+    request: Request,
+    converted: Converted,
+    options: dict[str, Any],
+) -> Artifact:
+    """Puts the manifest into the file, checks the file against it, and writes it."""
+    manifest = Manifest(
+        target=request.target,
+        inputs=request.graph.inputs,
+        outputs=request.graph.outputs,
+        input_structure=request.graph.input_structure,
+        output_structure=request.graph.output_structure,
+        scheme=request.scheme,
+        backend=converted.backend,
+        options=options,
+        versions=_versions(),
+    )
+    text = manifest.to_json().encode()
+    data = flatbuffer.with_metadata(converted.data, flatbuffer.MANIFEST, text)
+    written = manifest_of(data)
+    return Artifact(atomic_write(path, data), written)
+
+
+def _versions() -> dict[str, str]:
+    import keras
+    import tensorflow as tf
+
+    import kacc
+
+    return {
+        "kacc": kacc.__version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+    }

@@ -1,0 +1,39 @@
+"""What the handler of a target is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kacc.converters.samples import Samples
+from kacc.converters.trace import FrozenGraph
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked conversion.
+
+    Args:
+        graph: the model's inference.
+        scheme: the quantization scheme that is attached to the model, or None.
+        calibration: samples, or None.
+        io: "int8" or "float32", the type of an integer file's inputs and outputs.
+        backend: the program that is forced to write the numbers, or None.
+        target: the target's name, for errors.
+    """
+
+    graph: FrozenGraph
+    scheme: str | None
+    calibration: Samples | None
+    io: str
+    backend: str | None
+    target: str
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The content of a file, who wrote its numbers, and what to keep about it."""
+
+    data: bytes
+    backend: str
+    notes: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,74 @@
+"""The table of targets: what each is called, how it is made, and from what."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kacc.converters import tflite
+from kacc.converters.request import Converted, Request
+from kacc.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row of the table.
+
+    Args:
+        name: what `kacc.convert` calls it.
+        handler: makes the content of the file.
+        extension: how the path must end.
+        schemes: the quantization schemes of attached models that it can hold; models
+            without a scheme always fit.
+        integer: whether every operator is integer, so that `io` has a meaning.
+        backends: the names that `backend` may have for models without a scheme.
+    """
+
+    name: str
+    handler: Callable[[Request], Converted]
+    extension: str
+    schemes: frozenset[str] = frozenset()
+    integer: bool = False
+    backends: tuple[str, ...] = ()
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("tflite-float32", tflite.to_float32, ".tflite"),
+        Target("tflite-float16", tflite.to_float16, ".tflite"),
+        Target("tflite-dynamic", tflite.to_dynamic, ".tflite"),
+        Target(
+            "tflite-int8",
+            tflite.to_int8,
+            ".tflite",
+            schemes=frozenset({"int8"}),
+            integer=True,
+            backends=("tflite", "ai-edge"),
+        ),
+    )
+}
+
+
+def target_called(name: Any) -> Target:
+    """Finds a target by its name.
+
+    Raises:
+        UsageError: if there is none, with the nearest name.
+
+    Example:
+        >>> target_called("tflite-int9")
+        Traceback (most recent call last):
+        ...
+        kacc.core.errors.UsageError: `target` must be one of ... Did you mean ...
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    near = difflib.get_close_matches(str(name), TARGETS, n=1, cutoff=0.4)
+    raise UsageError(
+        f"`target` must be one of {sorted(TARGETS)}",
+        received=name,
+        fix=f"Did you mean {near[0]!r}?" if near else "",
+    )

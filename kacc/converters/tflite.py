@@ -1,0 +1,238 @@
+"""TFLite files: float32, float16, dynamic range and full integer."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kacc.converters import flatbuffer
+from kacc.converters.chatter import logger, to_log
+from kacc.converters.request import Converted, Request
+from kacc.converters.runtime import Runtime, from_grid, to_grid
+from kacc.converters.samples import Samples
+from kacc.converters.trace import FrozenGraph
+from kacc.core.errors import ConversionError
+
+_SIGNATURE = "serving_default"
+_BATCH = 32  # samples per step of calibration where the file leaves the size free
+
+
+def to_float32(request: Request) -> Converted:
+    """A file that computes in float32."""
+    return Converted(_convert(request.graph), "tflite")
+
+
+def to_float16(request: Request) -> Converted:
+    """A file with weights in float16, which is computed in float32 on most CPUs."""
+
+    def options(converter: Any) -> None:
+        import tensorflow as tf
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    return Converted(_convert(request.graph, options), "tflite")
+
+
+def to_dynamic(request: Request) -> Converted:
+    """A file with int8 weights, whose activations are quantized while it runs."""
+
+    def options(converter: Any) -> None:
+        import tensorflow as tf
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+    return Converted(_convert(request.graph, options), "tflite")
+
+
+def to_int8(request: Request) -> Converted:
+    """A file of integers only.
+
+    A model with an attached scheme brings its ranges. Others are calibrated by
+    TFLiteConverter and by ai-edge-quantizer, and the file whose outputs lie nearer to
+    the float model's on the calibration data is kept.
+    """
+    if request.scheme is not None:
+        data = _convert(request.graph, _integer_options(request, None))
+        _require_integer(data, request)
+        return Converted(data, "tflite")
+    makers: dict[str, Callable[[Request], bytes]] = {
+        "tflite": _by_tflite,
+        "ai-edge": _by_ai_edge,
+    }
+    if request.backend is not None:
+        data = makers[request.backend](request)
+        _require_integer(data, request)
+        return Converted(data, request.backend)
+    return _nearest(request, makers)
+
+
+def _nearest(
+    request: Request, makers: dict[str, Callable[[Request], bytes]]
+) -> Converted:
+    """The candidate with the least distance to the float model; the first on a tie."""
+    assert request.calibration is not None
+    wanted = request.graph.run(request.calibration.inputs)
+    best: tuple[float, Converted] | None = None
+    first_error: ConversionError | None = None
+    for name, make in makers.items():
+        try:
+            data = make(request)
+            _require_integer(data, request)
+        except ConversionError as error:
+            logger.info("backend %s is out: %s", name, error)
+            first_error = first_error or error
+            continue
+        distance = _distance(data, request, wanted)
+        logger.info("backend %s: distance %.6g from the float outputs", name, distance)
+        if best is None or distance < best[0]:
+            best = distance, Converted(data, name)
+    if best is None:
+        assert first_error is not None
+        raise first_error
+    return best[1]
+
+
+def _distance(data: bytes, request: Request, wanted: list[np.ndarray]) -> float:
+    """Mean squared error of a file's outputs in shares of their variance, summed."""
+    assert request.calibration is not None
+    inputs, outputs = flatbuffer.signature(data)
+    infos = [outputs[info.name] for info in request.graph.outputs]
+    into = [inputs[info.name] for info in request.graph.inputs]
+    feeds = [
+        to_grid(array, info) if info.dtype == "int8" else array
+        for array, info in zip(request.calibration.inputs, into, strict=True)
+    ]
+    values = Runtime(data, into, infos).run(feeds)
+    total = 0.0
+    for value, info, want in zip(values, infos, wanted, strict=True):
+        got = from_grid(value, info) if info.dtype == "int8" else value
+        error = np.mean(np.square(got.astype(np.float64) - want))
+        total += float(error / (np.var(want, dtype=np.float64) or 1.0))
+    return total
+
+
+def _by_tflite(request: Request) -> bytes:
+    return _convert(request.graph, _integer_options(request, request.calibration))
+
+
+def _integer_options(
+    request: Request, calibration: Samples | None
+) -> Callable[[Any], None]:
+    def options(converter: Any) -> None:
+        import tensorflow as tf
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        # Float operators are let through, so that `_require_integer` can name them.
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+        ]
+        if calibration is not None:
+            converter.representative_dataset = lambda: _feeds(
+                request.graph, calibration
+            )
+        if request.io == "int8":
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+
+    return options
+
+
+def _feeds(graph: FrozenGraph, calibration: Samples) -> Any:
+    size = graph.inputs[0].shape[0] or min(_BATCH, len(calibration))
+    names = [info.name for info in graph.inputs]
+    for batch in calibration.batches(size):
+        yield dict(zip(names, batch, strict=True))
+
+
+def _by_ai_edge(request: Request) -> bytes:
+    assert request.calibration is not None
+    data = _convert(request.graph)
+    with to_log():
+        from ai_edge_quantizer import qtyping, quantizer, recipe
+
+        tool = quantizer.Quantizer(memoryview(data), recipe.static_wi8_ai8())
+        if request.io == "float32":
+            for operation in ("INPUT", "OUTPUT"):
+                tool.update_quantization_recipe(
+                    regex=".*",
+                    operation_name=qtyping.TFLOperationName[operation],
+                    algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
+                )
+        try:
+            feeds = list(_feeds(request.graph, request.calibration))
+            ranges = tool.calibrate({_SIGNATURE: feeds}, num_threads=1)
+            return bytes(tool.quantize(ranges).quantized_model)
+        except Exception as error:
+            raise _failed(error, request.target, "ai-edge-quantizer") from error
+
+
+def _convert(
+    graph: FrozenGraph, options: Callable[[Any], None] = lambda converter: None
+) -> bytes:
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder, to_log():
+        saved = f"{folder}/model"
+        graph.save(saved)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            saved, signature_keys=[_SIGNATURE]
+        )
+        options(converter)
+        try:
+            return bytes(converter.convert())
+        except Exception as error:
+            raise _failed(error, "a TFLite file", "TFLiteConverter") from error
+
+
+def _failed(error: Exception, target: str, tool: str) -> ConversionError:
+    text = str(error)
+    unknown = sorted(set(re.findall(r"'(tf\.\w+)' op is neither", text)))
+    if unknown:
+        layers = sorted(set(re.findall(r'loc\("([^"]+)"', text)))
+        return ConversionError(
+            "Every operation must have a TFLite operator",
+            received=", ".join(unknown) + (f" from {', '.join(layers)}" * bool(layers)),
+            fix="Replace these operations in the model",
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ConversionError(
+        f"{tool} could not make {target}",
+        received=f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
+        fix="Set the logger 'kacc.converters' to DEBUG to see what it printed",
+    )
+
+
+def _require_integer(data: bytes, request: Request) -> None:
+    """Raises unless every operator is integer, naming the others and their layers."""
+    found = list(flatbuffer.float_operators(data, request.io == "float32"))
+    # A QUANTIZE and a DEQUANTIZE stand around whatever stayed in float.
+    culprits = [x for x in found if x[0].name not in ("QUANTIZE", "DEQUANTIZE")]
+    if found:
+        names = [
+            f"{operator.name} from {_origin(operator, graph, request)}"
+            for operator, graph in culprits or found
+        ]
+        raise ConversionError(
+            f"Every operator of a {request.target} file must be integer",
+            received="in float: " + ", ".join(dict.fromkeys(names)),
+            fix="Replace these layers, or convert to 'tflite-dynamic'",
+        )
+
+
+def _origin(
+    operator: flatbuffer.Operator, graph: flatbuffer.Subgraph, request: Request
+) -> str:
+    """The layer that an operator of the file came from, or its tensor's name."""
+    name = graph.tensors[operator.outputs[0]].name
+    for part in name.split(";"):
+        layer = request.graph.layer_of(part.split(":")[0])
+        if layer:
+            return layer
+    return name

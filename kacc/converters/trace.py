@@ -1,0 +1,323 @@
+"""A Keras model as one frozen TensorFlow graph, with layer paths as its names.
+
+Every target starts from this graph: weights are constants, there are no calls of other
+functions, and an operation that a layer made is called by the layer's path, such as
+"model/block/conv/convolution". Converters carry these names into their files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kacc.converters.samples import Samples
+from kacc.converters.signature import kind_of, output_names, signature_of
+from kacc.core.errors import ConversionError
+from kacc.core.manifest import TensorInfo
+
+_BATCH = 64  # of graphs that leave the batch size free
+
+
+@dataclass(frozen=True)
+class FrozenGraph:
+    """A model's inference as a graph of constants.
+
+    Args:
+        graph_def: the TensorFlow GraphDef.
+        inputs, outputs: in the model's order.
+        input_tensors, output_tensors: their tensors' names in the graph.
+        input_structure, output_structure: "single", "list" or "dict".
+        layers: paths of the layers, in the order of their first call, from below the
+            model ("block/conv"); the model itself is "".
+        root: the name that all of the model's operations start with.
+    """
+
+    graph_def: Any
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    input_tensors: tuple[str, ...]
+    output_tensors: tuple[str, ...]
+    input_structure: str
+    output_structure: str
+    layers: tuple[str, ...]
+    root: str
+
+    @cached_property
+    def _function(self) -> Any:
+        return self.function(self.output_tensors)
+
+    def function(self, fetches: Sequence[str]) -> Any:
+        """A TensorFlow function from the inputs to any tensors of the graph."""
+        import tensorflow as tf
+
+        imported = tf.compat.v1.wrap_function(
+            lambda: tf.graph_util.import_graph_def(self.graph_def, name=""), []
+        )
+        element = imported.graph.as_graph_element
+        return imported.prune(
+            [element(name) for name in self.input_tensors],
+            [element(name) for name in fetches],
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Computes the outputs of any number of samples, in float."""
+        import tensorflow as tf
+
+        length = len(arrays[0])
+        size = self.inputs[0].shape[0] or min(length, _BATCH)
+        dtypes = [info.dtype for info in self.inputs]
+        parts = []
+        for batch in Samples(list(arrays)).batches(size):
+            feeds = [
+                tf.constant(a, dtype=d) for a, d in zip(batch, dtypes, strict=True)
+            ]
+            parts.append([np.asarray(value) for value in self._function(*feeds)])
+        return [np.concatenate(part)[:length] for part in zip(*parts, strict=True)]
+
+    def save(self, folder: str) -> None:
+        """Writes the graph as a SavedModel with one signature, names kept."""
+        import tensorflow as tf
+
+        v1 = tf.compat.v1
+        with tf.Graph().as_default() as graph:
+            tf.graph_util.import_graph_def(self.graph_def, name="")
+            named = [
+                {
+                    info.name: graph.get_tensor_by_name(tensor)
+                    for info, tensor in zip(infos, tensors, strict=True)
+                }
+                for infos, tensors in (
+                    (self.inputs, self.input_tensors),
+                    (self.outputs, self.output_tensors),
+                )
+            ]
+            with v1.Session(graph=graph) as session:
+                v1.saved_model.simple_save(session, folder, *named)
+
+    def layer_of(self, operation: str) -> str | None:
+        """The innermost layer that an operation of this name belongs to, if any."""
+        parts = operation.split("/")
+        if parts[0] != self.root:
+            return None
+        for end in range(len(parts), 1, -1):
+            path = "/".join(parts[1:end])
+            if path in self.layers:
+                return path
+        return None
+
+
+def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
+    """Traces a model's inference and makes its variables constants.
+
+    Attached models are traced in the export mode of `kacc.core.attach`. Models that
+    compute in half precision are traced in float32.
+
+    Args:
+        model: a built Keras model.
+        batch: a fixed batch size, or None for any.
+
+    Returns:
+        The graph.
+
+    Raises:
+        UsageError: if the model is not built.
+        ConversionError: if the model cannot be traced.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    signature = signature_of(model, batch)
+    structures: list[Any] = []
+    layers: dict[str, None] = {}
+
+    def forward(*flat: Any) -> list[Any]:
+        import keras
+
+        with _layer_names(layers):
+            outputs = model(signature.packed(flat), training=False)
+        structures.append(outputs)
+        return keras.tree.flatten(outputs)
+
+    specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature.inputs]
+    with _in_float32(model), _export_mode(model):
+        try:
+            traced = tf.function(forward, input_signature=specs, autograph=False)
+            concrete = traced.get_concrete_function()
+        except Exception as error:
+            raise ConversionError(
+                f"The model {model.name!r} must run on symbolic inputs",
+                received=_last_line(error),
+                fix="Call the model inside a tf.function to see the whole error",
+            ) from error
+        # Loops stay whole, since converters know While but not its low-level parts.
+        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    return _graph_of(model, signature, frozen, structures[0], layers)
+
+
+def _graph_of(
+    model: Any, signature: Any, frozen: Any, structure: Any, layers: dict[str, None]
+) -> FrozenGraph:
+    graph_def = frozen.graph.as_graph_def()
+    with_constant_reshapes(graph_def)
+    names = output_names(model, structure)
+    outputs = tuple(
+        TensorInfo(name, tuple(x.shape), x.dtype.name)
+        for name, x in zip(names, frozen.outputs, strict=True)
+    )
+    return FrozenGraph(
+        graph_def=graph_def,
+        inputs=signature.inputs,
+        outputs=outputs,
+        input_tensors=tuple(x.name for x in frozen.inputs),
+        output_tensors=_behind_identities(frozen.outputs),
+        input_structure=signature.kind,
+        output_structure=kind_of(structure),
+        layers=tuple(layers),
+        root=model.name,
+    )
+
+
+def _behind_identities(outputs: Sequence[Any]) -> tuple[str, ...]:
+    """Names of the tensors that the function returns, by the layer that made them.
+
+    A tensor that is returned twice, or is an input, keeps its own Identity: a file
+    needs a tensor of its own for each output.
+    """
+    names: list[str] = []
+    for output in outputs:
+        inner = output
+        while inner.op.type == "Identity" and inner.op.inputs[0].op.type != (
+            "Placeholder"
+        ):
+            inner = inner.op.inputs[0]
+        names.append(output.name if inner.name in names else inner.name)
+    return tuple(names)
+
+
+def with_constant_reshapes(graph_def: Any) -> None:
+    """Makes the shape of a Reshape constant if only one of its sizes is computed.
+
+    A Keras Flatten reads the batch size from its input; the other sizes and the number
+    of elements determine it, so -1 says the same. Files then need no integer side
+    computation, which quantizers leave in float and runtimes run one by one.
+
+    Args:
+        graph_def: a GraphDef, changed in place.
+    """
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph_def.node}
+    for node in list(graph_def.node):
+        pack = nodes.get(_producer(node.input[1])) if node.op == "Reshape" else None
+        if pack is None or pack.op != "Pack":
+            continue
+        sizes = [_constant(nodes.get(_producer(name))) for name in pack.input]
+        if sizes.count(None) != 1 or 0 in sizes or -1 in sizes:
+            continue
+        shape = np.array([-1 if s is None else s for s in sizes], np.int32)
+        constant = graph_def.node.add(op="Const", name=f"{node.name}/constant_shape")
+        constant.attr["dtype"].type = tf.int32.as_datatype_enum
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(shape))
+        node.attr["Tshape"].type = tf.int32.as_datatype_enum
+        node.input[1] = constant.name
+
+
+def _producer(tensor: str) -> str:
+    return tensor.split(":")[0].removeprefix("^")
+
+
+def _constant(node: Any) -> int | None:
+    import tensorflow as tf
+
+    if node is None or node.op != "Const":
+        return None
+    value = tf.make_ndarray(node.attr["value"].tensor)
+    return int(value) if value.ndim == 0 else None
+
+
+@contextlib.contextmanager
+def _layer_names(layers: dict[str, None]) -> Iterator[None]:
+    """Makes the names of operations exactly the paths of the layers they come from.
+
+    Keras opens a layer's name scope twice per call, and TensorFlow numbers scopes that
+    come again, so that "conv_1" may be the layer conv or the layer conv_1. Here a scope
+    that a layer opens again is entered again; operations stay unique within it.
+    """
+    import tensorflow as tf
+
+    # Private: the stack of name scopes tells a layer's scope from an operator's of the
+    # same name. tests/converters/test_trace.py fails if it changes.
+    from keras.src.backend.common import global_state
+
+    graph = tf.compat.v1.get_default_graph()
+    original = graph.name_scope
+    entered: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def name_scope(name: Any) -> Iterator[Any]:
+        stack = global_state.get_global_attribute("name_scope_stack") or [None]
+        opened = stack[-1]
+        if opened is None or opened.caller is None or opened.name != name:
+            with original(name) as scope:
+                yield scope
+            return
+        path = "/".join(entry.name for entry in stack)
+        with original(entered.get(path, name)) as scope:
+            entered[path] = scope
+            layers.setdefault(path.partition("/")[2])
+            yield scope
+
+    graph.name_scope = name_scope
+    try:
+        yield
+    finally:
+        graph.name_scope = original
+
+
+@contextlib.contextmanager
+def _in_float32(model: Any) -> Iterator[None]:
+    """Lets a model of half precision compute in float32 for the moment."""
+    import keras
+
+    # Private: Keras walks all layers, those inside composite layers too, only here,
+    # and casts variables only by this scope. tests/converters/test_trace.py watches.
+    from keras.src.backend import AutocastScope
+
+    float32 = keras.DTypePolicy("float32")
+    changed = []
+    try:
+        for layer in model._flatten_layers():
+            if layer.compute_dtype in ("float16", "bfloat16", "float64"):
+                changed.append((layer, layer.dtype_policy))
+                layer.dtype_policy = float32
+        with AutocastScope("float32") if changed else contextlib.nullcontext():
+            yield
+    finally:
+        for layer, policy in changed:
+            layer.dtype_policy = policy
+
+
+@contextlib.contextmanager
+def _export_mode(model: Any) -> Iterator[None]:
+    try:
+        from kacc.core import attach
+    except ImportError:
+        yield
+        return
+    if not attach.is_attached(model):
+        yield
+        return
+    with attach.mode("export"):
+        yield
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
