@@ -223,13 +223,14 @@ def forward(operation: Any, steps: Any, args: tuple, kwargs: dict[str, Any]) -> 
     args, kwargs = _ranged_inputs(steps, args, kwargs)
     spec = registry.find(operation)
     assert spec is not None, "only registered types are attached"
-    call = spec.call or _own_call
+    call = spec.call or own_call
     with transformed_weights(operation, spec, steps):
         outputs = call(operation, steps, *args, **kwargs)
     return steps.range("output", outputs)
 
 
-def _own_call(operation: Any, steps: Any, *args: Any, **kwargs: Any) -> Any:
+def own_call(operation: Any, steps: Any, *args: Any, **kwargs: Any) -> Any:
+    """The forward pass of types whose row has none: the layer's own `call`."""
     return base_class(operation).call(operation, *args, **kwargs)
 
 

@@ -130,6 +130,8 @@ def trace(model: keras.Model) -> Graph:
         tensors = tuple(tracer.new(x) for x in inputs)
         flat = tree.flatten(outputs)
         refs = tracer.expand(inputs, tensors, flat, "", lasting)
+    if isinstance(outputs, (list, tuple)) and len(outputs) == 1:
+        outputs = outputs[0]  # as Keras's functional models do
     structure = tree.pack_sequence_as(outputs, list(refs))
     return Graph(tensors, structure, tuple(tracer.calls))
 

@@ -78,7 +78,9 @@ class Quantize(Transform):
                 ("clipped", (), self._clipped),
             ):
                 full = f"{prefix}{name}_{suffix}"
-                table[name] = existing.get(full) or state.create(full, shape)
+                if full not in existing:
+                    existing[full] = state.create(full, shape)
+                table[name] = existing[full]
 
     def weight(self, attribute: str, value: Any) -> Any:
         return functional.fake_quantize_weight(

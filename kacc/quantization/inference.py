@@ -1,0 +1,203 @@
+"""The inference graph of a quantized model, with constants for variables.
+
+It is what the converter is given: batch normalizations folded, weights rounded to
+their integers, fake quantization with constant ranges wherever the file has a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from kacc.core import attach, registry
+from kacc.core.fold import batch_norm_affine, fold_into_kernel
+from kacc.core.graph import Call, Graph, Tensor, fill, trace
+from kacc.quantization import functional
+from kacc.quantization.model import placement_of
+from kacc.quantization.placement import Placement
+from kacc.quantization.transform import Quantize, quantize_of
+
+
+def inference_function(
+    model: keras.Model, on_tensor: Callable[[str, Any], Any] | None = None
+) -> Callable[[list[Any]], Any]:
+    """The quantized model as a function of tensors, all variables constant.
+
+    Args:
+        model: a quantized model whose ranges have all been seen.
+        on_tensor: called with the path and the value of each layer's quantized output.
+
+    Returns:
+        A function from the flat list of inputs to the outputs in the model's structure.
+    """
+    return _Program(model, on_tensor).run
+
+
+def capture(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
+    """The value of each layer's quantized output, as the file computes it in float.
+
+    Args:
+        model: a quantized model.
+        inputs: one batch, as the model takes it.
+
+    Returns:
+        layer path -> float32 array, in the order of execution.
+    """
+    seen: dict[str, np.ndarray] = {}
+
+    def keep(path: str, value: Any) -> None:
+        seen[path] = np.asarray(value)
+
+    flat = [tf.convert_to_tensor(x) for x in tree.flatten(inputs)]
+    inference_function(model, keep)(flat)
+    return seen
+
+
+class _Program:
+    def __init__(self, model: keras.Model, on_tensor: Any) -> None:
+        self.graph: Graph = trace(model)
+        self.placement: Placement = placement_of(model, self.graph)
+        self.folded = {bn: conv for conv, bn in self.placement.folded.items()}
+        self.on_tensor = on_tensor
+        self.entering = self._entering_ranges()
+        # Read now: inside a tf.function variables have no numbers.
+        self.steps = {
+            call: _ConstantSteps(quantize_of(call.operation))
+            for call in self.graph.calls
+        }
+        self.weights = {call: self._weights(call) for call in self.graph.calls}
+
+    def run(self, inputs: list[Any]) -> Any:
+        entered = [
+            self._enter(tensor, value)
+            for tensor, value in zip(self.graph.inputs, inputs, strict=True)
+        ]
+        return self.graph.run(entered, self._apply)
+
+    def _weights(self, call: Call) -> tuple[list[tuple[Any, Any]], Any]:
+        spec = registry.find(call.operation)
+        if spec is None or call in self.folded:
+            return [], None
+        return _constant_weights(
+            call.operation,
+            spec,
+            quantize_of(call.operation),
+            self.placement.folded.get(call),
+        )
+
+    def _entering_ranges(self) -> dict[Tensor, _Range]:
+        """Tensors that their readers quantize: model inputs, results of floats.
+
+        All readers have seen the same values; the first one's range serves them all,
+        so that the file has one tensor and not one for each reader.
+        """
+        table: dict[Tensor, _Range] = {}
+        for call in self.graph.calls:
+            transform = quantize_of(call.operation)
+            for position, tensor in enumerate(call.inputs):
+                name = f"input_{position}"
+                if transform is not None and name in transform.ranges:
+                    table.setdefault(tensor, _Range(transform, name))
+        return table
+
+    def _enter(self, tensor: Tensor, value: Any) -> Any:
+        return self.entering[tensor](value) if tensor in self.entering else value
+
+    def _apply(self, call: Call, values: list[Any]) -> Any:
+        args, kwargs = fill(call, values)
+        with tf.name_scope(call.path):
+            if call in self.folded:
+                outputs = self.steps[call].range("output", values[0])
+            else:
+                outputs = self._call(call, args, kwargs)
+        self._show(call, outputs)
+        flat = tree.flatten(outputs)
+        return [self._enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
+
+    def _show(self, call: Call, outputs: Any) -> None:
+        transform = quantize_of(call.operation)
+        if self.on_tensor and transform is not None and _has_output(transform):
+            self.on_tensor(call.path, outputs)
+
+    def _call(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+        operation = call.operation
+        transform = quantize_of(operation)
+        spec = registry.find(operation)
+        if spec is not None and (transform is not None or not call.lasting):
+            return self._quantized_call(call, spec, args, kwargs)
+        if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+            kwargs = {**kwargs, "training": False}
+        return operation(*args, **kwargs)
+
+    def _quantized_call(
+        self, call: Call, spec: registry.LayerSpec, args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        function = spec.call or attach.own_call
+        weights, bias = self.weights[call]
+        with keras.StatelessScope(weights):
+            outputs = function(call.operation, self.steps[call], *args, **kwargs)
+        if bias is not None:
+            outputs = outputs + bias
+        return self.steps[call].range("output", outputs)
+
+
+class _Range:
+    """Fake quantization with the ends of a range as they are now."""
+
+    def __init__(self, transform: Quantize, name: str) -> None:
+        self.low, self.high = transform.ends(name)
+        self.bits = transform.scheme.activation_bits
+
+    def __call__(self, value: Any) -> Any:
+        full = tf.cast(value, tf.float32)
+        return functional.fake_quantize(full, self.low, self.high, self.bits)
+
+
+class _ConstantSteps:
+    """The hooks of a layer's call, with ranges that are numbers."""
+
+    def __init__(self, transform: Quantize | None) -> None:
+        names = [*transform.ranges, *transform.fixed] if transform else []
+        self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
+
+    def range(self, name: str, value: Any) -> Any:
+        return self.ranges[name](value) if name in self.ranges else value
+
+
+def _has_output(transform: Quantize) -> bool:
+    return "output" in transform.ranges or "output" in transform.fixed
+
+
+def _constant_weights(
+    operation: Any,
+    spec: registry.LayerSpec,
+    transform: Quantize | None,
+    batch_norm: Call | None,
+) -> tuple[list[tuple[Any, Any]], Any]:
+    """The layer's variables with the values of the file, and a bias that it lacks."""
+    values = {}
+    for weight in spec.weights:
+        value = tf.convert_to_tensor(getattr(operation, weight.attribute).numpy())
+        if transform is not None:
+            value = transform.weight(weight.attribute, value)
+        values[weight.attribute] = np.asarray(value)
+    bias = getattr(operation, spec.bias, None) if spec.bias else None
+    if bias is not None:
+        values[spec.bias] = bias.numpy()
+    missing = None
+    if batch_norm is not None:
+        factor, offset = batch_norm_affine(batch_norm.operation)
+        last = spec.weights[-1]
+        kernel = values[last.attribute]
+        values[last.attribute] = fold_into_kernel(kernel, last.channels, factor)
+        if bias is None:
+            missing = offset
+        else:
+            values[spec.bias] = values[spec.bias] * factor + offset
+    pairs = [(getattr(operation, name), value) for name, value in values.items()]
+    return pairs, missing
