@@ -58,7 +58,11 @@ class _ThreadStream:
     def __init__(self, lines: list[str], terminal: TextIO) -> None:
         self._lines = lines
         self._terminal = terminal
-        self._thread = threading.get_ident()
+        self._thread: int | None = threading.get_ident()
+
+    def retire(self, original: TextIO) -> None:
+        """From now on passes everything on: log handlers made meanwhile keep it."""
+        self._terminal, self._thread = original, None
 
     def write(self, text: str) -> int:
         if threading.get_ident() != self._thread:
@@ -96,12 +100,14 @@ def _error_stream_to(lines: list[str]) -> Iterator[TextIO]:
 @contextlib.contextmanager
 def _python_streams_to(lines: list[str], terminal: TextIO) -> Iterator[None]:
     saved = sys.stdout, sys.stderr
-    sys.stdout = _ThreadStream(lines, sys.stdout)
-    sys.stderr = _ThreadStream(lines, terminal)
+    out, error = _ThreadStream(lines, sys.stdout), _ThreadStream(lines, terminal)
+    sys.stdout, sys.stderr = out, error  # type: ignore[assignment]
     try:
         yield
     finally:
         sys.stdout, sys.stderr = saved
+        out.retire(saved[0])
+        error.retire(saved[1])
 
 
 class _LineHandler(logging.Handler):

@@ -1,0 +1,280 @@
+"""Layer by layer: the values inside a file against those inside the Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kacc.converters import flatbuffer
+from kacc.converters.artifact import Artifact
+from kacc.converters.runtime import Runtime, from_grid, to_grid
+from kacc.converters.samples import Samples
+from kacc.converters.trace import FrozenGraph, freeze
+from kacc.core.manifest import TensorInfo
+
+# Float files differ from Keras by the order of additions; more than this is a layer
+# that computes something else.
+FLOAT_TOLERANCE = 1e-4
+
+# Operations that converters fuse into the one before them.
+_FUSED = frozenset(
+    (
+        *("Add", "AddV2", "BiasAdd", "Sub", "Mul", "Minimum", "Maximum"),
+        *("Relu", "Relu6", "LeakyRelu", "FakeQuantWithMinMaxVars"),
+        *("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
+        *("Squeeze", "Reshape", "ExpandDims", "Identity"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class LayerParity:
+    """How the values of one layer in the file compare with those in Keras.
+
+    Args:
+        layer: the layer's path.
+        tensor: the tensor's name in the file.
+        equal: share of equal values; on the file's integer grid where it has one.
+        largest_lsb: the largest distance in integer steps; None without grid.
+        max_abs, max_rel: the largest distance, and as a share of the largest value.
+        exact: whether the two should agree to the bit.
+    """
+
+    layer: str
+    tensor: str
+    equal: float
+    largest_lsb: int | None
+    max_abs: float
+    max_rel: float
+    exact: bool
+
+    @property
+    def differs(self) -> bool:
+        """Whether the values are further apart than the formats explain.
+
+        Integers of an attached model should be equal; those of a plain model, which
+        has no grid itself, may be one step away; floats differ by 1e-4 of the largest.
+        """
+        if self.largest_lsb is None:
+            return self.max_rel > FLOAT_TOLERANCE
+        return self.largest_lsb > (0 if self.exact else 1)
+
+
+def first_difference(layers: Sequence[LayerParity]) -> LayerParity | None:
+    """The first layer of the file's order that differs, or None."""
+    return next((layer for layer in layers if layer.differs), None)
+
+
+def layer_table(
+    model: Any, artifact: Artifact, samples: Samples, kernels: str
+) -> tuple[LayerParity, ...]:
+    """Compares all layers that can be told apart in the file.
+
+    A tensor of the file is found in the Keras model by its name, which carries the
+    paths of the layers that were fused into it.
+
+    Args:
+        model: the Keras model, plain or attached.
+        artifact: the file.
+        samples: what to run; all values are held at once.
+        kernels: the kernels of the file.
+
+    Returns:
+        A row per layer, in the order in which the file runs.
+    """
+    graph = freeze(model)
+    chains = _Chains(graph)
+    tensors = list(_file_tensors(artifact, samples, kernels))
+    captured = _captured(model, samples, graph)
+    rows: dict[str, LayerParity] = {}
+    if captured is None:
+        wanted = sorted({node for t in tensors for node in chains.of(t.name)})
+        values = chains.values(wanted, samples)
+        for tensor in tensors:
+            _add_plain(rows, tensor, chains, values)
+    else:
+        for tensor in tensors:
+            _add_attached(rows, tensor, chains, captured)
+    return tuple(rows.values())
+
+
+@dataclass(frozen=True)
+class _FileTensor:
+    name: str
+    value: np.ndarray
+    info: TensorInfo
+
+    @property
+    def real(self) -> np.ndarray:
+        quantized = self.info.is_quantized and self.value.dtype.kind in "iu"
+        return from_grid(self.value, self.info) if quantized else self.value
+
+
+def _file_tensors(
+    artifact: Artifact, samples: Samples, kernels: str
+) -> Iterator[_FileTensor]:
+    """The tensors that operators of the file write, in the order they are written."""
+    data, manifest = artifact.read(), artifact.manifest
+    runtime = Runtime(
+        data, manifest.inputs, manifest.outputs, kernels=kernels, keep_all=True
+    )
+    feeds = artifact.feeds(samples.inputs)
+    size = runtime.batch or len(samples)
+    graph = flatbuffer.subgraphs(data)[0]
+    written = [
+        index
+        for operator in graph.operators
+        if operator.name not in ("QUANTIZE", "DEQUANTIZE")
+        for index in operator.outputs
+        if graph.tensors[index].type in ("INT8", "INT16", "FLOAT32")
+    ]
+    parts: dict[int, list[np.ndarray]] = {index: [] for index in written}
+    for batch in Samples(feeds).batches(size):
+        runtime.load(batch)
+        runtime.invoke()
+        for index in written:
+            parts[index].append(runtime.value(index))
+    for index in written:
+        tensor = graph.tensors[index]
+        value = np.concatenate(parts[index])
+        dtype = tensor.type.lower()
+        info = TensorInfo(
+            tensor.name, tensor.shape, dtype, tensor.scale, tensor.zero_point
+        )
+        yield _FileTensor(tensor.name, value[: len(samples)], info)
+
+
+class _Chains:
+    """Finds for a tensor of the file the operations of the graph it may stand for.
+
+    The name tells where a fused operator starts. Where it ends is not always in the
+    name, so all operations that could have been fused behind it are candidates.
+    """
+
+    def __init__(self, graph: FrozenGraph) -> None:
+        self.graph = graph
+        self.nodes = {node.name: node for node in graph.graph_def.node}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, list[str]]:
+        """Node -> the nodes that read it."""
+        table: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for node in self.nodes.values():
+            for source in node.input:
+                table[source.split(":")[0].removeprefix("^")].append(node.name)
+        return table
+
+    @cached_property
+    def order(self) -> Mapping[str, int]:
+        """Node -> its place in an order in which each follows what it reads."""
+        waiting = {name: len(set(n.input)) for name, n in self.nodes.items()}
+        ready = [name for name, count in waiting.items() if not count]
+        order: dict[str, int] = {}
+        while ready:
+            name = ready.pop()
+            order[name] = len(order)
+            for consumer in set(self.consumers[name]):
+                waiting[consumer] -= 1
+                if not waiting[consumer]:
+                    ready.append(consumer)
+        return order
+
+    def of(self, tensor: str) -> list[str]:
+        """The operations that a tensor of the file may stand for, first to last."""
+        return [n for n in self._chain(tensor) if self.nodes[n].op != "Identity"]
+
+    def _chain(self, tensor: str) -> list[str]:
+        named = [self._node(part) for part in tensor.split(";")]
+        known = [name for name in named if name is not None]
+        if not known:
+            return []
+        chain = [max(known, key=lambda name: self.order[name])]
+        while True:
+            after = self.consumers[chain[-1]]
+            if len(after) != 1 or self.nodes[after[0]].op not in _FUSED:
+                return chain
+            chain.append(after[0])
+
+    def values(self, names: Sequence[str], samples: Samples) -> dict[str, np.ndarray]:
+        """The values of operations on the samples."""
+        import tensorflow as tf
+
+        function = self.graph.function([f"{name}:0" for name in names])
+        outputs = function(*[tf.constant(array) for array in samples.inputs])
+        return {n: np.asarray(v) for n, v in zip(names, outputs, strict=True)}
+
+    def _node(self, part: str) -> str | None:
+        """The operation of this name; converters add digits where a name is taken."""
+        name = part.split(":")[0]
+        while name not in self.nodes and name[-1:].isdigit():
+            name = name[:-1]
+        return name if name in self.nodes else None
+
+
+def _captured(
+    model: Any, samples: Samples, graph: FrozenGraph
+) -> dict[str, np.ndarray] | None:
+    """The values after each quantized layer of an attached model, by its path."""
+    from kacc.core import attach
+
+    if not attach.is_attached(model):
+        return None
+    from kacc.converters.signature import signature_of
+
+    inputs = signature_of(model, None).packed(samples.inputs)
+    return dict(attach.capture(model, inputs))
+
+
+def _add_plain(
+    rows: dict[str, LayerParity],
+    tensor: _FileTensor,
+    chains: _Chains,
+    values: Mapping[str, np.ndarray],
+) -> None:
+    """Compares with the nearest candidate: the others are before what was fused."""
+    got = tensor.real
+    fitting = [name for name in chains.of(tensor.name) if values[name].size == got.size]
+    if not fitting:
+        return
+    wants = {name: values[name].reshape(got.shape) for name in fitting}
+    best = min(fitting, key=lambda name: float(np.abs(wants[name] - got).mean()))
+    layer = chains.graph.layer_of(best) or best.removeprefix(chains.graph.root + "/")
+    rows[layer] = _row(layer, tensor, wants[best], exact=False)
+
+
+def _add_attached(
+    rows: dict[str, LayerParity],
+    tensor: _FileTensor,
+    chains: _Chains,
+    captured: Mapping[str, np.ndarray],
+) -> None:
+    """Compares with the first layer behind the name whose output has a range."""
+    for name in chains.of(tensor.name):
+        layer = chains.graph.layer_of(name) or ""
+        want = captured.get(layer)
+        if want is not None and want.size == tensor.value.size:
+            want = want.reshape(tensor.value.shape)
+            rows[layer] = _row(layer, tensor, want, exact=True)
+            return
+
+
+def _row(layer: str, tensor: _FileTensor, want: np.ndarray, exact: bool) -> LayerParity:
+    got, info = tensor.real, tensor.info
+    gap = float(np.abs(want.astype(np.float64) - got).max())
+    equal, largest = want == got, None
+    if info.is_quantized:
+        steps = to_grid(want, info).astype(np.int64) - tensor.value
+        equal, largest = steps == 0, int(np.abs(steps).max())
+    return LayerParity(
+        layer=layer,
+        tensor=tensor.name,
+        equal=float(equal.mean()),
+        largest_lsb=largest,
+        max_abs=gap,
+        max_rel=gap / (float(np.abs(want).max()) or 1.0),
+        exact=exact,
+    )
