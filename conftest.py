@@ -1,0 +1,23 @@
+"""What tests and the examples in docstrings share: environment and seeds."""
+
+import os
+import random
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+
+# Read by TensorFlow and Keras when they are imported.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # results do not depend on a GPU
+os.environ.setdefault("KACC_CACHE", tempfile.mkdtemp(prefix="kacc-cache-"))
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for libraries that use the global generator
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)

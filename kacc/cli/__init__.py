@@ -1,0 +1,1 @@
+"""The command `kacc`. Modules here import TensorFlow only once a command runs."""

@@ -1,0 +1,110 @@
+"""`kacc convert`: converts a Keras model to the file that a device runs."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import kacc
+from kacc.cli.arguments import add_pixels, positive
+from kacc.core.errors import UsageError
+
+DESCRIPTION = """Convert a saved Keras 3 model, trained with kacc or not. An integer
+target needs --calibration, samples of what the model will see, unless the model was
+trained with quantization."""
+
+MOST_SAMPLES = 500
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `kacc convert` takes."""
+    parser.add_argument("model", type=Path, metavar="MODEL.keras", help="the model")
+    parser.add_argument(
+        "path", type=Path, metavar="OUT.tflite", help="the file to write"
+    )
+    parser.add_argument(
+        "--target", metavar="NAME", default="tflite-int8", help="what the file is for"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        default=argparse.SUPPRESS,
+        help="a folder of JPEG or PNG images, or an .npz or .npy file with the model's "
+        f"inputs (in .npz by name); {MOST_SAMPLES} samples are used at most",
+    )
+    add_pixels(parser)
+    parser.add_argument(
+        "--io",
+        choices=("int8", "float32"),
+        default="int8",
+        help="the type of an int8 file's inputs and outputs",
+    )
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        metavar="N",
+        default=argparse.SUPPRESS,
+        help="fix the batch size (default: any)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert and say what came out."""
+    from kacc.cli import backend
+    from kacc.converters.targets import target_called
+    from kacc.core.files import check_writable
+
+    start = time.monotonic()
+    # What is wrong already should not wait for TensorFlow.
+    target_called(args.target)
+    check_writable(args.path)
+    if not args.model.is_file():
+        raise UsageError("There is no such model file", received=str(args.model))
+    backend.start()
+    from kacc.cli.models import load_model
+
+    model = load_model(args.model)
+    calibration = None
+    if "calibration" in args:
+        calibration = _samples(args.calibration, model, args.pixels)
+    artifact = kacc.convert(
+        model,
+        args.path,
+        args.target,
+        calibration,
+        io=args.io,
+        batch=getattr(args, "batch", None),
+    )
+    size = f"{artifact.size_bytes:,} bytes"
+    seconds = f"{time.monotonic() - start:.0f} s"
+    print(f"{args.path}: {artifact.target}, {size}, {seconds}")  # noqa: T201
+
+
+def _samples(path: Path, model: Any, pixels: str) -> Any:
+    from kacc.cli.images import read_folder, scale
+    from kacc.cli.models import image_shape
+
+    if path.is_dir():
+        shape = image_shape(model)
+        return scale(read_folder(path, shape, MOST_SAMPLES), pixels)
+    return _arrays(path)
+
+
+def _arrays(path: Path) -> Any:
+    """One array, or several by name, from a NumPy file."""
+    import numpy as np
+
+    try:
+        loaded = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(
+            "--calibration takes a folder of images, an .npz or an .npy file",
+            received=f"{path}: {error}",
+        ) from error
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    arrays = dict(loaded)
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays

@@ -1,0 +1,69 @@
+"""Saved Keras models, for the commands that take one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+
+from kacc.cli.images import ImageShape
+from kacc.core.errors import KaccError, UsageError
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load a Keras 3 model.
+
+    Args:
+        path: a .keras file, or an .h5 file with a whole model.
+
+    Returns:
+        The model, compiled if it was saved so.
+
+    Raises:
+        UsageError: there is no such file.
+        KaccError: it cannot be loaded.
+
+    Example:
+        >>> load_model(Path("none.keras"))
+        Traceback (most recent call last):
+        ...
+        kacc.core.errors.UsageError: There is no such model file. Received: 'none...'.
+    """
+    if not path.is_file():
+        raise UsageError("There is no such model file", received=str(path))
+    try:
+        return keras.saving.load_model(path)
+    except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
+        raise KaccError(
+            f"The model cannot be loaded ({reason.rstrip('.')})",
+            received=str(path),
+            fix="Save it with Keras 3 as FILE.keras; Lambda layers and classes of your "
+            "own need `kacc.convert` in a program that defines them",
+        ) from error
+
+
+def image_shape(model: keras.Model) -> ImageShape:
+    """The size and channels that a model asks of its images, None where free.
+
+    Args:
+        model: a built model.
+
+    Returns:
+        The shape.
+
+    Raises:
+        UsageError: the model does not take images alone.
+
+    Example:
+        >>> image_shape(keras.Sequential([keras.Input((8, None, 1))]))
+        ImageShape(height=8, width=None, channels=1)
+    """
+    shape = getattr(model, "input_shape", None)
+    if isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3, None):
+        return ImageShape(*shape[1:])
+    raise UsageError(
+        "The model must take images (height, width, 1 or 3 channels)",
+        received=f"input {shape}",
+        fix="For other inputs, pass a calibration as an .npz file",
+    )

@@ -1,0 +1,1 @@
+"""How results are shown: console tables, plots, progress bars, JSON."""
