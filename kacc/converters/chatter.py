@@ -101,7 +101,7 @@ def _error_stream_to(lines: list[str]) -> Iterator[TextIO]:
 def _python_streams_to(lines: list[str], terminal: TextIO) -> Iterator[None]:
     saved = sys.stdout, sys.stderr
     out, error = _ThreadStream(lines, sys.stdout), _ThreadStream(lines, terminal)
-    sys.stdout, sys.stderr = out, error  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, error
     try:
         yield
     finally:

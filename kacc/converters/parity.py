@@ -76,10 +76,7 @@ class Parity:
     @property
     def within_one(self) -> float | None:
         """Share of outputs at most one integer step apart; None for float files."""
-        known = [(o.within_one, o.count) for o in self.outputs]
-        return (
-            _mean([(v, n) for v, n in known if v is not None]) if _any(known) else None
-        )
+        return _mean((o.within_one, o.count) for o in self.outputs)
 
     @property
     def largest_lsb(self) -> int | None:
@@ -90,10 +87,7 @@ class Parity:
     @property
     def argmax_agreement(self) -> float | None:
         """Share of samples with the same largest class, over outputs with classes."""
-        known = [(o.argmax_agreement, 1) for o in self.outputs]
-        return (
-            _mean([(v, n) for v, n in known if v is not None]) if _any(known) else None
-        )
+        return _mean((o.argmax_agreement, 1) for o in self.outputs)
 
     @property
     def max_abs(self) -> float:
