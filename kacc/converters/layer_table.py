@@ -16,6 +16,8 @@ from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph, freeze
 from kacc.core.manifest import TensorInfo
 
+LAYER_SAMPLES = 16  # of which the values of all layers are held at once
+
 # Float files differ from Keras by the order of additions; more than this is a layer
 # that computes something else.
 FLOAT_TOLERANCE = 1e-4
@@ -89,7 +91,7 @@ def layer_table(
     graph = freeze(model)
     chains = _Chains(graph)
     tensors = list(_file_tensors(artifact, samples, kernels))
-    captured = _captured(model, samples, graph)
+    captured = _captured(model, samples)
     rows: dict[str, LayerParity] = {}
     if captured is None:
         wanted = sorted({node for t in tensors for node in chains.of(t.name)})
@@ -195,9 +197,26 @@ class _Chains:
         chain = [max(known, key=lambda name: self.order[name])]
         while True:
             after = self.consumers[chain[-1]]
-            if len(after) != 1 or self.nodes[after[0]].op not in _FUSED:
+            if len(after) != 1 or not self._fusible(after[0]):
                 return chain
             chain.append(after[0])
+
+    def _fusible(self, name: str) -> bool:
+        """Whether an operation works on one tensor; its other inputs are constants."""
+        node = self.nodes[name]
+        sources = [source.split(":")[0] for source in node.input]
+        return node.op in _FUSED and sum(s in self.computed for s in sources) == 1
+
+    @cached_property
+    def computed(self) -> frozenset[str]:
+        """The nodes that depend on the inputs."""
+        found: set[str] = set()
+        for name in sorted(self.order, key=lambda name: self.order[name]):
+            node = self.nodes[name]
+            sources = {source.split(":")[0] for source in node.input}
+            if node.op == "Placeholder" or sources & found:
+                found.add(name)
+        return frozenset(found)
 
     def values(self, names: Sequence[str], samples: Samples) -> dict[str, np.ndarray]:
         """The values of operations on the samples."""
@@ -208,25 +227,36 @@ class _Chains:
         return {n: np.asarray(v) for n, v in zip(names, outputs, strict=True)}
 
     def _node(self, part: str) -> str | None:
-        """The operation of this name; converters add digits where a name is taken."""
+        """The operation that a part of a name stands for.
+
+        Converters add digits where a name is taken, and rename operations that they
+        rewrite ("sum/Add" to "sum/BiasAdd"): then it is the last one of the layer.
+        """
         name = part.split(":")[0]
         while name not in self.nodes and name[-1:].isdigit():
             name = name[:-1]
-        return name if name in self.nodes else None
+        if name in self.nodes:
+            return name
+        layer = self.graph.layer_of(name)
+        return self.last.get(layer) if layer else None
+
+    @cached_property
+    def last(self) -> Mapping[str, str]:
+        """Layer -> the last of its operations."""
+        ordered = sorted(self.computed, key=lambda name: self.order[name])
+        layers = {name: self.graph.layer_of(name) for name in ordered}
+        return {layer: name for name, layer in layers.items() if layer}
 
 
-def _captured(
-    model: Any, samples: Samples, graph: FrozenGraph
-) -> dict[str, np.ndarray] | None:
+def _captured(model: Any, samples: Samples) -> dict[str, np.ndarray] | None:
     """The values after each quantized layer of an attached model, by its path."""
-    from kacc.core import attach
-
-    if not attach.is_attached(model):
-        return None
     from kacc.converters.signature import signature_of
+    from kacc.quantization import scheme_of
+    from kacc.quantization.inference import capture
 
-    inputs = signature_of(model, None).packed(samples.inputs)
-    return dict(attach.capture(model, inputs))
+    if scheme_of(model) is None:
+        return None
+    return capture(model, signature_of(model, None).packed(samples.inputs))
 
 
 def _add_plain(
@@ -242,7 +272,7 @@ def _add_plain(
         return
     wants = {name: values[name].reshape(got.shape) for name in fitting}
     best = min(fitting, key=lambda name: float(np.abs(wants[name] - got).mean()))
-    layer = chains.graph.layer_of(best) or best.removeprefix(chains.graph.root + "/")
+    layer = chains.graph.layer_of(best) or best
     rows[layer] = _row(layer, tensor, wants[best], exact=False)
 
 

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from kacc.converters.artifact import Artifact
-from kacc.converters.layer_table import LayerParity, first_difference, layer_table
+from kacc.converters.layer_table import (
+    LAYER_SAMPLES,
+    LayerParity,
+    first_difference,
+    layer_table,
+)
 from kacc.converters.runtime import from_grid, host, real, to_grid
 from kacc.converters.samples import Samples, gather
 from kacc.converters.signature import signature_of
@@ -18,7 +23,6 @@ from kacc.core.errors import UsageError
 from kacc.core.manifest import TensorInfo
 
 _BATCH = 64
-_LAYER_SAMPLES = 16  # of which the values of all layers are held at once
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> 
             received=f"a model with {len(want)}",
         )
     got = artifact.runtime(kernels).run(artifact.feeds(samples.inputs))
-    few = Samples([array[:_LAYER_SAMPLES] for array in samples.inputs])
+    few = Samples([array[:LAYER_SAMPLES] for array in samples.inputs])
     return Parity(
         outputs=tuple(
             _compare(w, g, info)

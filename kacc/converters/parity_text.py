@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kacc.converters.layer_table import LAYER_SAMPLES
+
 if TYPE_CHECKING:
     from kacc.converters.layer_table import LayerParity
     from kacc.converters.parity import OutputParity, Parity
@@ -70,7 +72,7 @@ def _figures(output: OutputParity) -> str:
 def _verdict(parity: Parity) -> str:
     first = parity.first_difference
     if first is None:
-        return "No layer differs."
+        return f"No layer differs in the first {LAYER_SAMPLES} samples."
     steps = "" if first.largest_lsb is None else f", largest {first.largest_lsb} LSB"
     return (
         f"First layer that differs: {first.layer} ({share(first.equal)} equal{steps})"

@@ -99,12 +99,16 @@ def unique(names: Sequence[str]) -> list[str]:
 def _input_structure(model: Any) -> Any:
     import keras
 
+    # Private: Keras does not export the class of functional models, the only ones to
+    # know the structure of their inputs. tests/converters/test_signature.py watches.
+    from keras.src.models.functional import Functional
+
     if not model.built:
         raise _unbuilt(model)
-    try:
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0]
+    if isinstance(model, Functional):
         return model.input
-    except (AttributeError, ValueError):
-        pass  # a subclassed model: it knows the shapes that it was built with
     config = model.get_build_config() or {}
     if "input_shape" not in config:
         raise _unbuilt(model)
@@ -126,9 +130,11 @@ def _unbuilt(model: Any) -> UsageError:
 def _names(structure: Any, flat: Sequence[Any], default: str) -> list[str]:
     if isinstance(structure, Mapping) and len(structure) == len(flat):
         return [str(key) for key in sorted(structure)]  # Keras flattens in this order
-    named = [getattr(x, "name", None) for x in flat] if default == "input" else []
-    if named and all(name and name != "keras_tensor" for name in named):
-        return [str(name) for name in named]
+    # Private: a tensor's own name may be that of a copy; its layer's is the one given
+    # to keras.Input.
+    made_by = [getattr(x, "_keras_history", None) for x in flat]
+    if default == "input" and all(history is not None for history in made_by):
+        return [str(history.operation.name) for history in made_by if history]
     return [f"{default}_{i}" for i in range(len(flat))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
 from collections.abc import Callable
@@ -127,15 +128,14 @@ def _integer_options(
         import tensorflow as tf
 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        # Float operators are let through, so that `_require_integer` can name them.
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
-            tf.lite.OpsSet.TFLITE_BUILTINS,
-        ]
         if calibration is not None:
-            converter.representative_dataset = lambda: _feeds(
-                request.graph, calibration
-            )
+            # Float operators are let through, so that `_require_integer` names them.
+            converter.target_spec.supported_ops = [
+                tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+                tf.lite.OpsSet.TFLITE_BUILTINS,
+            ]
+            feeds = functools.partial(_feeds, request.graph, calibration)
+            converter.representative_dataset = feeds
         if request.io == "int8":
             converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
@@ -169,7 +169,7 @@ def _by_ai_edge(request: Request) -> bytes:
             ranges = tool.calibrate({_SIGNATURE: feeds}, num_threads=1)
             return bytes(tool.quantize(ranges).quantized_model)
         except Exception as error:
-            raise _failed(error, request.target, "ai-edge-quantizer") from error
+            raise _failed(error, request.graph, "ai-edge-quantizer") from error
 
 
 def _convert(
@@ -187,22 +187,26 @@ def _convert(
         try:
             return bytes(converter.convert())
         except Exception as error:
-            raise _failed(error, "a TFLite file", "TFLiteConverter") from error
+            raise _failed(error, graph, "TFLiteConverter") from error
 
 
-def _failed(error: Exception, target: str, tool: str) -> ConversionError:
+def _failed(error: Exception, graph: FrozenGraph, tool: str) -> ConversionError:
     text = str(error)
-    unknown = sorted(set(re.findall(r"'(tf\.\w+)' op is neither", text)))
+    unknown = {
+        f"{kind} from {graph.layer_of(operation) or operation}"
+        for operation, kind in re.findall(
+            r"""loc\((?:fused\[.*?)?"([^"]+)"\]?\): '(tf\.\w+)' op is neither""", text
+        )
+    }
     if unknown:
-        layers = sorted(set(re.findall(r'loc\("([^"]+)"', text)))
         return ConversionError(
             "Every operation must have a TFLite operator",
-            received=", ".join(unknown) + (f" from {', '.join(layers)}" * bool(layers)),
+            received=", ".join(sorted(unknown)),
             fix="Replace these operations in the model",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ConversionError(
-        f"{tool} could not make {target}",
+        f"{tool} must be able to convert the model",
         received=f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
         fix="Set the logger 'kacc.converters' to DEBUG to see what it printed",
     )
@@ -221,7 +225,9 @@ def _require_integer(data: bytes, request: Request) -> None:
         raise ConversionError(
             f"Every operator of a {request.target} file must be integer",
             received="in float: " + ", ".join(dict.fromkeys(names)),
-            fix="Replace these layers, or convert to 'tflite-dynamic'",
+            fix="Replace these layers"
+            + (", or convert to 'tflite-dynamic'" if request.scheme is None else "")
+            + (" or drop the rules that skip them" if request.scheme else ""),
         )
 
 

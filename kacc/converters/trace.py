@@ -8,7 +8,8 @@ functions, and an operation that a layer made is called by the layer's path, suc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kacc.converters.samples import Samples
-from kacc.converters.signature import kind_of, output_names, signature_of
+from kacc.converters.signature import Signature, kind_of, output_names, signature_of
 from kacc.core.errors import ConversionError
 from kacc.core.manifest import TensorInfo
 
@@ -32,9 +33,8 @@ class FrozenGraph:
         inputs, outputs: in the model's order.
         input_tensors, output_tensors: their tensors' names in the graph.
         input_structure, output_structure: "single", "list" or "dict".
-        layers: paths of the layers, in the order of their first call, from below the
-            model ("block/conv"); the model itself is "".
-        root: the name that all of the model's operations start with.
+        layers: scope that a layer's operations stand in -> the layer's path, from
+            below the model ("block/conv").
     """
 
     graph_def: Any
@@ -44,8 +44,7 @@ class FrozenGraph:
     output_tensors: tuple[str, ...]
     input_structure: str
     output_structure: str
-    layers: tuple[str, ...]
-    root: str
+    layers: Mapping[str, str]
 
     @cached_property
     def _function(self) -> Any:
@@ -101,21 +100,19 @@ class FrozenGraph:
 
     def layer_of(self, operation: str) -> str | None:
         """The innermost layer that an operation of this name belongs to, if any."""
-        parts = operation.split("/")
-        if parts[0] != self.root:
-            return None
-        for end in range(len(parts), 1, -1):
-            path = "/".join(parts[1:end])
-            if path in self.layers:
-                return path
+        scope = operation
+        while scope:
+            if scope in self.layers:
+                return self.layers[scope] or None
+            scope = scope.rpartition("/")[0]
         return None
 
 
 def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     """Traces a model's inference and makes its variables constants.
 
-    Attached models are traced in the export mode of `kacc.core.attach`. Models that
-    compute in half precision are traced in float32.
+    Of a quantized model the graph holds weights and ranges as the file will have them.
+    Models that compute in half precision are traced in float32.
 
     Args:
         model: a built Keras model.
@@ -133,27 +130,28 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
         convert_variables_to_constants_v2,
     )
 
-    signature = signature_of(model, batch)
-    structures: list[Any] = []
-    layers: dict[str, None] = {}
+    with _in_float32(model):
+        signature = signature_of(model, batch)
+        specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature.inputs]
+        infer, paths = _inference(model, signature)
+        structures: list[Any] = []
+        layers: dict[str, str] = {}
 
-    def forward(*flat: Any) -> list[Any]:
-        import keras
+        def forward(*flat: Any) -> list[Any]:
+            import keras
 
-        with _layer_names(layers):
-            outputs = model(signature.packed(flat), training=False)
-        structures.append(outputs)
-        return keras.tree.flatten(outputs)
+            with layer_scopes(layers, paths):
+                outputs = infer(list(flat))
+            structures.append(outputs)
+            return keras.tree.flatten(outputs)
 
-    specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature.inputs]
-    with _in_float32(model), _export_mode(model):
         try:
             traced = tf.function(forward, input_signature=specs, autograph=False)
             concrete = traced.get_concrete_function()
         except Exception as error:
             raise ConversionError(
                 f"The model {model.name!r} must run on symbolic inputs",
-                received=_last_line(error),
+                received=_first_line(error),
                 fix="Call the model inside a tf.function to see the whole error",
             ) from error
         # Loops stay whole, since converters know While but not its low-level parts.
@@ -161,8 +159,23 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     return _graph_of(model, signature, frozen, structures[0], layers)
 
 
+def _inference(
+    model: Any, signature: Signature
+) -> tuple[Callable[[list[Any]], Any], frozenset[str]]:
+    """A function from flat inputs to outputs, and the scopes it opens for layers."""
+    from kacc.quantization import scheme_of
+
+    if scheme_of(model) is None:
+        return lambda flat: model(signature.packed(flat), training=False), frozenset()
+    from kacc.core.graph import trace
+    from kacc.quantization.inference import inference_function
+
+    paths = frozenset(call.path for call in trace(model).calls)
+    return inference_function(model), paths
+
+
 def _graph_of(
-    model: Any, signature: Any, frozen: Any, structure: Any, layers: dict[str, None]
+    model: Any, signature: Any, frozen: Any, structure: Any, layers: dict[str, str]
 ) -> FrozenGraph:
     graph_def = frozen.graph.as_graph_def()
     with_constant_reshapes(graph_def)
@@ -179,8 +192,7 @@ def _graph_of(
         output_tensors=_behind_identities(frozen.outputs),
         input_structure=signature.kind,
         output_structure=kind_of(structure),
-        layers=tuple(layers),
-        root=model.name,
+        layers=layers,
     )
 
 
@@ -243,12 +255,16 @@ def _constant(node: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _layer_names(layers: dict[str, None]) -> Iterator[None]:
-    """Makes the names of operations exactly the paths of the layers they come from.
+def layer_scopes(layers: dict[str, str], paths: frozenset[str]) -> Iterator[None]:
+    """Gives each layer one name scope, and records which layer a scope belongs to.
 
-    Keras opens a layer's name scope twice per call, and TensorFlow numbers scopes that
-    come again, so that "conv_1" may be the layer conv or the layer conv_1. Here a scope
-    that a layer opens again is entered again; operations stay unique within it.
+    Keras opens a layer's scope twice per call, and TensorFlow numbers scopes that come
+    again, so that "conv_1" may be the layer conv or the layer conv_1. Here a scope that
+    a layer opens again is entered again; operations stay unique within it.
+
+    Args:
+        layers: is filled: scope -> path of the layer.
+        paths: names of scopes that stand for layers at the top of the graph.
     """
     import tensorflow as tf
 
@@ -258,20 +274,29 @@ def _layer_names(layers: dict[str, None]) -> Iterator[None]:
 
     graph = tf.compat.v1.get_default_graph()
     original = graph.name_scope
-    entered: dict[str, str] = {}
+    entered: dict[tuple[str, str], str] = {}
+
+    def path_of(name: Any, outer: str) -> str | None:
+        if not outer and name in paths:
+            return str(name)
+        stack = global_state.get_global_attribute("name_scope_stack") or [None]
+        if stack[-1] is None or stack[-1].caller is None or stack[-1].name != name:
+            return None
+        inside = layers.get(outer) if paths else None
+        below = "/".join(entry.name for entry in stack[1:])
+        return below if inside is None else inside
 
     @contextlib.contextmanager
     def name_scope(name: Any) -> Iterator[Any]:
-        stack = global_state.get_global_attribute("name_scope_stack") or [None]
-        opened = stack[-1]
-        if opened is None or opened.caller is None or opened.name != name:
+        outer = tf.get_current_name_scope()
+        path = path_of(name, outer)
+        if path is None:
             with original(name) as scope:
                 yield scope
             return
-        path = "/".join(entry.name for entry in stack)
-        with original(entered.get(path, name)) as scope:
-            entered[path] = scope
-            layers.setdefault(path.partition("/")[2])
+        with original(entered.get((outer, name), name)) as scope:
+            entered[outer, name] = scope
+            layers.setdefault(scope.rstrip("/"), path)
             yield scope
 
     graph.name_scope = name_scope
@@ -304,20 +329,11 @@ def _in_float32(model: Any) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-@contextlib.contextmanager
-def _export_mode(model: Any) -> Iterator[None]:
-    try:
-        from kacc.core import attach
-    except ImportError:
-        yield
-        return
-    if not attach.is_attached(model):
-        yield
-        return
-    with attach.mode("export"):
-        yield
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def _first_line(error: Exception) -> str:
+    """What an error says, without the frame that Keras puts around it."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    if lines[0].startswith("Exception encountered") and len(lines) > 1:
+        where = lines[0].removeprefix("Exception encountered when calling ")
+        return f"{type(error).__name__} in {where.rstrip('.')}: {lines[1]}"
+    return f"{type(error).__name__}: {lines[0]}"
