@@ -56,7 +56,8 @@ def image_shape(model: keras.Model) -> ImageShape:
         UsageError: the model does not take images alone.
 
     Example:
-        >>> image_shape(keras.Sequential([keras.Input((8, None, 1))]))
+        >>> image = keras.Input((8, None, 1))
+        >>> image_shape(keras.Sequential([image, keras.layers.ReLU()]))
         ImageShape(height=8, width=None, channels=1)
     """
     shape = getattr(model, "input_shape", None)

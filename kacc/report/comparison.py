@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 
@@ -51,18 +52,27 @@ def comparison_table(variants: Sequence[Variant], title: str) -> Table:
         >>> table.row_count
         1
     """
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("variant")
-    for heading in ("accuracy", "bytes", "", "latency", "same class", "within 1 LSB"):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE)
+    table.add_column("variant", no_wrap=True)
+    headings = (
+        "accuracy",
+        "bytes",
+        "",
+        "median\nlatency",
+        "same\nclass",
+        "within\n1 LSB",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     original = variants[0].size_bytes
-    for variant in variants:
+    latencies = readable_latencies([v.latency_ms for v in variants])
+    for variant, latency in zip(variants, latencies, strict=True):
         table.add_row(
             variant.name,
             f"{variant.accuracy:.2%}",
             f"{variant.size_bytes:,}",
             f"{variant.size_bytes / original:.2f}x",
-            f"{variant.latency_ms:.3f} ms",
+            latency,
             _share(variant.argmax_agreement),
             _share(variant.within_one),
         )
@@ -84,6 +94,25 @@ def comparison_record(variants: Sequence[Variant]) -> list[dict[str, Any]]:
         0.9
     """
     return [asdict(variant) for variant in variants]
+
+
+def readable_latencies(milliseconds: Sequence[float]) -> list[str]:
+    """Write latencies in one unit, so that they can be compared at a glance.
+
+    Args:
+        milliseconds: the latencies.
+
+    Returns:
+        A text for each, in microseconds if the shortest is below a tenth of a
+        millisecond.
+
+    Example:
+        >>> readable_latencies([0.3662, 0.0037]), readable_latencies([12.5, 3.0])
+        (['366.2 µs', '3.7 µs'], ['12.50 ms', '3.00 ms'])
+    """
+    if min(milliseconds) < 0.1:
+        return [f"{value * 1000:.1f} µs" for value in milliseconds]
+    return [f"{value:.2f} ms" for value in milliseconds]
 
 
 def _share(value: float | None) -> str:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kacc.report.comparison import Variant
+from kacc.report.comparison import Variant, readable_latencies
 
 INK, PALE, ACCENT = "#27313a", "#b9c4ce", "#0b7285"
 DOTS_PER_INCH = 160
@@ -33,13 +33,12 @@ def comparison_plot(variants: Sequence[Variant], title: str) -> bytes:
     figure = Figure(figsize=(9.6, 0.9 + 0.45 * len(variants)), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, sharey=True)
-    _bars(left, "accuracy", variants, [v.accuracy * 100 for v in variants], "{:.1f}%")
-    _bars(
-        middle, "size", variants, [v.size_bytes / 1024 for v in variants], "{:.1f} KiB"
-    )
-    _bars(
-        right, "median latency", variants, [v.latency_ms for v in variants], "{:.3g} ms"
-    )
+    names = [v.name for v in variants]
+    accuracies = [v.accuracy * 100 for v in variants]
+    _bars(left, "accuracy", names, accuracies, [f"{a:.1f}%" for a in accuracies])
+    sizes = [v.size_bytes / 1024 for v in variants]
+    _bars(middle, "size", names, sizes, [f"{size:,.1f} KiB" for size in sizes])
+    _bars(right, "median latency", names, *_latency_bars(variants))
     left.invert_yaxis()  # the axes share it
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, weight="bold")
     content = io.BytesIO()
@@ -47,24 +46,34 @@ def comparison_plot(variants: Sequence[Variant], title: str) -> bytes:
     return content.getvalue()
 
 
+def _latency_bars(variants: Sequence[Variant]) -> tuple[list[float], list[str]]:
+    # Calling a small Keras model costs a hundred times what its file costs: drawn to
+    # scale, it would make the files' bars invisible.
+    labels = readable_latencies([v.latency_ms for v in variants])
+    in_keras = [v.argmax_agreement is None for v in variants]
+    lengths = [
+        0.0 if keras else v.latency_ms
+        for v, keras in zip(variants, in_keras, strict=True)
+    ]
+    labels = [
+        f"{label} (not to scale)" if keras else label
+        for label, keras in zip(labels, in_keras, strict=True)
+    ]
+    return lengths, labels
+
+
 def _bars(
     axes: Axes,
     heading: str,
-    variants: Sequence[Variant],
+    names: Sequence[str],
     values: Sequence[float],
-    label: str,
+    labels: Sequence[str],
 ) -> None:
-    colours = [PALE] * (len(variants) - 1) + [ACCENT]
-    bars = axes.barh([v.name for v in variants], values, color=colours, height=0.62)
-    axes.bar_label(
-        bars,
-        [label.format(value) for value in values],
-        padding=4,
-        color=INK,
-        fontsize=10,
-    )
+    colours = [PALE] * (len(names) - 1) + [ACCENT]
+    bars = axes.barh(names, values, color=colours, height=0.62)
+    axes.bar_label(bars, labels, padding=4, color=INK, fontsize=10)
     axes.set_title(heading, loc="left", color=INK, fontsize=10)
-    axes.set_xlim(0, max(values) * 1.4)
+    axes.set_xlim(0, (max(values) or 1) * 1.4)
     axes.xaxis.set_visible(False)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=10)
     axes.spines[:].set_visible(False)

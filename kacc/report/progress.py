@@ -95,5 +95,7 @@ class TrainingProgress(keras.callbacks.Callback):
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Count the steps since the last call (there can be several in one)."""
-        self._stages.advance(batch + 1 - self._step)
-        self._step = batch + 1
+        # With several steps in one call, Keras counts past the end of the epoch.
+        step = min(batch + 1, self.params["steps"] or batch + 1)
+        self._stages.advance(step - self._step)
+        self._step = step

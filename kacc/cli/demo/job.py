@@ -169,7 +169,7 @@ def _row(name: str, file: str, measured: Any, parity: Any) -> Variant:
         file=file,
         accuracy=measured.accuracy,
         size_bytes=measured.size_bytes,
-        latency_ms=measured.latency_ms,
+        latency_ms=measured.latency.median,
         argmax_agreement=parity and parity.argmax_agreement,
         within_one=parity and parity.within_one,
     )

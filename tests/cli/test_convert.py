@@ -1,0 +1,86 @@
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+
+@pytest.fixture
+def model(tmp_path):
+    layers = [
+        keras.Input((12, 12, 3), name="image"),
+        keras.layers.Conv2D(4, 3, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(2, name="scores"),
+    ]
+    path = tmp_path / "model.keras"
+    keras.Sequential(layers).save(path)
+    return path
+
+
+def _types(path):
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    details = interpreter.get_input_details() + interpreter.get_output_details()
+    return [detail["dtype"] for detail in details]
+
+
+def test_folder_of_images_as_calibration(kacc, tmp_path, model, class_folders):
+    process = kacc("convert", model, "a.tflite", "--calibration", class_folders)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.strip() == ""
+    size = (tmp_path / "a.tflite").stat().st_size
+    assert process.stdout.startswith(f"a.tflite: tflite-int8, {size:,} bytes")
+    assert _types(tmp_path / "a.tflite") == [np.int8, np.int8]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_numpy_file_as_calibration(kacc, tmp_path, model, suffix):
+    x = np.random.default_rng(0).uniform(0, 255, (20, 12, 12, 3)).astype(np.float32)
+    path = tmp_path / f"x.{suffix}"
+    np.savez(path, image=x) if suffix == "npz" else np.save(path, x)
+    process = kacc(
+        *("convert", model, "a.tflite", "--calibration", path),
+        *("--io", "float32", "--batch", 2),
+    )
+    assert process.returncode == 0, process.stderr
+    assert _types(tmp_path / "a.tflite") == [np.float32, np.float32]
+    interpreter = Interpreter(model_path=str(tmp_path / "a.tflite"))
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [2, 12, 12, 3]
+
+
+def test_float_target_needs_no_calibration(kacc, tmp_path, model):
+    process = kacc("convert", model, "a.tflite", "--target", "tflite-float16")
+    assert process.returncode == 0, process.stderr
+    assert _types(tmp_path / "a.tflite") == [np.float32, np.float32]
+
+
+def test_integer_target_of_a_plain_model_needs_calibration(
+    kacc, tmp_path, model, assert_fails
+):
+    assert_fails(kacc("convert", model, "a.tflite"), 2, "calibration")
+    assert not (tmp_path / "a.tflite").exists()
+
+
+def test_misspelt_target(kacc, model, assert_fails):
+    process = kacc("convert", model, "a.tflite", "--target", "tflite-in8")
+    assert_fails(process, 2, "'tflite-in8'", "'tflite-int8'")
+
+
+def test_missing_model(kacc, assert_fails):
+    assert_fails(kacc("convert", "none.keras", "a.tflite"), 2, "'none.keras'")
+
+
+def test_folder_of_the_output_is_missing(kacc, model, assert_fails):
+    assert_fails(kacc("convert", model, "no/a.tflite"), 1, "no/a.tflite")
+
+
+def test_calibration_that_is_no_data(kacc, tmp_path, model, assert_fails):
+    (tmp_path / "x.npz").write_text("words")
+    process = kacc("convert", model, "a.tflite", "--calibration", "x.npz")
+    assert_fails(process, 2, "--calibration", "x.npz")
+
+
+def test_calibration_of_another_shape(kacc, tmp_path, model, assert_fails):
+    np.save(tmp_path / "x.npy", np.zeros((4, 5), np.float32))
+    process = kacc("convert", model, "a.tflite", "--calibration", "x.npy")
+    assert_fails(process, 2, "(4, 5)", "12")
