@@ -8,7 +8,7 @@ subclass keeps the name, so that paths in weight files stay the same.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -325,5 +325,3 @@ def from_config(config: dict[str, Any], custom_objects: Any = None) -> Any:
     if transforms:
         attach(layer, transforms)
     return layer
-
-

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 
 
-def batch_norm_affine(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+def batch_norm_affine(layer: Any) -> tuple[Any, Any]:
     """A batch normalization at inference as `x * factor + offset`.
 
     Args:
@@ -17,17 +17,15 @@ def batch_norm_affine(layer: Any) -> tuple[np.ndarray, np.ndarray]:
         (factor, offset), float32, one entry for each channel (Ioffe and Szegedy 2015,
         arXiv:1502.03167).
     """
-    mean = _numpy(layer.moving_mean)
-    factor = 1.0 / np.sqrt(_numpy(layer.moving_variance) + np.float32(layer.epsilon))
+    mean = _value(layer.moving_mean)
+    factor = 1.0 / tf.sqrt(_value(layer.moving_variance) + layer.epsilon)
     if layer.scale:
-        factor = factor * _numpy(layer.gamma)
-    beta = _numpy(layer.beta) if layer.center else np.zeros_like(mean)
-    return factor.astype(np.float32), (beta - mean * factor).astype(np.float32)
+        factor = factor * _value(layer.gamma)
+    beta = _value(layer.beta) if layer.center else tf.zeros_like(mean)
+    return factor, beta - mean * factor
 
 
-def fold_into_kernel(
-    kernel: np.ndarray, channels: tuple[int, ...], factor: np.ndarray
-) -> np.ndarray:
+def fold_into_kernel(kernel: Any, channels: tuple[int, ...], factor: Any) -> Any:
     """A kernel whose outputs are scaled by one factor per channel.
 
     Args:
@@ -38,9 +36,8 @@ def fold_into_kernel(
     Returns:
         A kernel of the same shape.
     """
-    shape = tuple(kernel.shape[axis] for axis in channels)
-    return (kernel * factor.reshape(shape)).astype(np.float32)
+    return kernel * tf.reshape(factor, [kernel.shape[axis] for axis in channels])
 
 
-def _numpy(variable: Any) -> np.ndarray:
-    return np.asarray(variable.numpy(), dtype=np.float32)
+def _value(variable: Any) -> Any:
+    return tf.cast(tf.convert_to_tensor(variable.value), tf.float32)

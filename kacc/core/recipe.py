@@ -16,10 +16,12 @@ from keras.src.saving import object_registration
 
 from kacc.core import attach
 from kacc.core.graph import require_built
+from kacc.core.transform import is_observing, is_training
 
 REGISTERED_NAME = "kacc>AttachedModel"
 
 _RESTORE: dict[str, Callable[[keras.Model, dict[str, Any]], None]] = {}
+_INFER: list[Callable[[keras.Model, Any], Callable[[Any], Any] | None]] = []
 _CLASSES: dict[type, type] = {}
 
 
@@ -28,6 +30,18 @@ def register_technique(
 ) -> None:
     """Names a technique; `restore(model, settings)` attaches it to a loaded model."""
     _RESTORE[name] = restore
+
+
+def register_inference(
+    infer: Callable[[keras.Model, Any], Callable[[Any], Any] | None],
+) -> None:
+    """Adds a way to run a root model at inference.
+
+    Args:
+        infer: (model, the model's own call as a function without arguments) ->
+            a function of the call's positional arguments, or None to decline.
+    """
+    _INFER.append(infer)
 
 
 def recipe_of(model: Any) -> dict[str, dict[str, Any]]:
@@ -76,9 +90,11 @@ def _model_class(base: type) -> type:
     if base not in _CLASSES:
         members = {
             "kacc_base": base,
+            "kacc_equivalent": True,
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
+            "call": _call,
             "get_config": _get_config,
             "from_config": classmethod(_from_config),
             "build_from_config": _build_from_config,
@@ -86,6 +102,28 @@ def _model_class(base: type) -> type:
         _CLASSES[base] = type(base.__name__, (base,), members)
         object_registration.GLOBAL_CUSTOM_NAMES[_CLASSES[base]] = REGISTERED_NAME
     return _CLASSES[base]
+
+
+def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """The model's own call in training; at inference what a technique offers."""
+
+    def own() -> Any:
+        return attach.base_class(self).call(self, *args, **kwargs)
+
+    flat = keras.tree.flatten((args, kwargs))
+    symbolic = any(isinstance(x, keras.KerasTensor) for x in flat)
+    if (
+        symbolic
+        or is_training()
+        or is_observing()
+        or keras.src.backend.in_symbolic_scope()
+    ):
+        return own()
+    for infer in _INFER:
+        run = infer(self, own)
+        if run is not None:
+            return run(args)
+    return own()
 
 
 def _get_config(self: Any) -> dict[str, Any]:

@@ -72,6 +72,9 @@ class LayerSpec:
         call: a forward pass in the file's operators, `call(layer, steps, *inputs)`,
             with `steps.range(name, x)` where the file has a tensor; by default the
             layer's own `call`.
+        integer: the same on integers, `integer(layer, file, *inputs)` with the file's
+            operators as methods of `file` (see `kacc.quantization.operators`); not
+            needed where the output is not a range of its own.
         supported: layer -> the reason why this very configuration is not supported.
         examples: configurations that the conformance suite tries: functions
             without arguments that return (layer, input shapes without the batch).
@@ -87,6 +90,7 @@ class LayerSpec:
     is_batch_norm: bool = False
     ranges: Callable[[Any], Mapping[str, RangeSpec]] = _one_output
     call: Callable[..., Any] | None = None
+    integer: Callable[..., Any] | None = None
     supported: Callable[[Any], str | None] | None = None
     examples: tuple[Callable[[], tuple[Any, list[tuple[int, ...]]]], ...] = field(
         default=(), repr=False

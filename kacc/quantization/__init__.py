@@ -9,11 +9,13 @@ from kacc.quantization.model import (
     scheme_of,
     unseen_ranges,
 )
+from kacc.quantization.simulation import Simulation
 
 __all__ = [
     "SCHEMES",
     "QuantizationAwareTraining",
     "Scheme",
+    "Simulation",
     "calibrate",
     "quantize",
     "scheme_of",

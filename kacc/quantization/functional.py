@@ -22,7 +22,7 @@ def weight_scale(weight: Any, channels: Sequence[int], bits: int = 8) -> Any:
     """Symmetric scale of each channel, max|w| / (2^(bits-1) - 1).
 
     Args:
-        weight: float32 tensor.
+        weight: float tensor.
         channels: the axes that keep a scale of their own.
         bits: width of the integers.
 
@@ -37,7 +37,7 @@ def weight_scale(weight: Any, channels: Sequence[int], bits: int = 8) -> Any:
     kept = {axis % rank for axis in channels}
     axes = [axis for axis in range(rank) if axis not in kept]
     largest = tf.reduce_max(tf.abs(weight), axis=axes, keepdims=True)
-    scale = largest / float(2 ** (bits - 1) - 1)
+    scale = largest / tf.cast(2 ** (bits - 1) - 1, largest.dtype)
     return tf.where(scale > 0, scale, tf.ones_like(scale))
 
 

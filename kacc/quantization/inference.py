@@ -15,12 +15,12 @@ import tensorflow as tf
 from keras import tree
 
 from kacc.core import attach, registry
-from kacc.core.fold import batch_norm_affine, fold_into_kernel
 from kacc.core.graph import Call, Graph, Tensor, fill, trace
 from kacc.quantization import functional
 from kacc.quantization.model import placement_of
 from kacc.quantization.placement import Placement
 from kacc.quantization.transform import Quantize, quantize_of
+from kacc.quantization.weights import file_weights
 
 
 def inference_function(
@@ -80,15 +80,24 @@ class _Program:
         return self.graph.run(entered, self._apply)
 
     def _weights(self, call: Call) -> tuple[list[tuple[Any, Any]], Any]:
+        """The layer's variables with the file's values, and a bias that it lacks."""
         spec = registry.find(call.operation)
-        if spec is None or call in self.folded:
+        if spec is None or not spec.weights:
             return [], None
-        return _constant_weights(
-            call.operation,
-            spec,
-            quantize_of(call.operation),
-            self.placement.folded.get(call),
+        layer, batch_norm = call.operation, self.placement.folded.get(call)
+        folded = file_weights(
+            layer, spec, quantize_of(layer), batch_norm and batch_norm.operation
         )
+        pairs = [
+            (getattr(layer, name), weight.real.numpy())
+            for name, weight in folded.weights.items()
+        ]
+        if folded.bias is None:
+            return pairs, None
+        own = getattr(layer, spec.bias or "", None)
+        if own is None:
+            return pairs, folded.bias.numpy()
+        return [*pairs, (own, folded.bias.numpy())], None
 
     def _entering_ranges(self) -> dict[Tensor, _Range]:
         """Tensors that their readers quantize: model inputs, results of floats.
@@ -171,33 +180,3 @@ class _ConstantSteps:
 
 def _has_output(transform: Quantize) -> bool:
     return "output" in transform.ranges or "output" in transform.fixed
-
-
-def _constant_weights(
-    operation: Any,
-    spec: registry.LayerSpec,
-    transform: Quantize | None,
-    batch_norm: Call | None,
-) -> tuple[list[tuple[Any, Any]], Any]:
-    """The layer's variables with the values of the file, and a bias that it lacks."""
-    values = {}
-    for weight in spec.weights:
-        value = tf.convert_to_tensor(getattr(operation, weight.attribute).numpy())
-        if transform is not None:
-            value = transform.weight(weight.attribute, value)
-        values[weight.attribute] = np.asarray(value)
-    bias = getattr(operation, spec.bias, None) if spec.bias else None
-    if bias is not None:
-        values[spec.bias] = bias.numpy()
-    missing = None
-    if batch_norm is not None:
-        factor, offset = batch_norm_affine(batch_norm.operation)
-        last = spec.weights[-1]
-        kernel = values[last.attribute]
-        values[last.attribute] = fold_into_kernel(kernel, last.channels, factor)
-        if bias is None:
-            missing = offset
-        else:
-            values[spec.bias] = values[spec.bias] * factor + offset
-    pairs = [(getattr(operation, name), value) for name, value in values.items()]
-    return pairs, missing

@@ -119,7 +119,7 @@ def _attach_one(
 
 
 def _skip_by_rules(graph: Graph, config: Iterable[dict[str, Any]]) -> Any:
-    """call -> the reason to skip it, by rules or since it cannot be attached to."""
+    """Call -> the reason to skip it, by rules or since it cannot be attached to."""
     chosen = rules.resolve(
         rules.from_config(config), dict.fromkeys(call.path for call in graph.calls)
     )

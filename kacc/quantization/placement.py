@@ -33,13 +33,21 @@ class Placement:
         ranges: id of each supported operation -> the tensors that get a range.
         operations: id -> (path, operation).
         folded: the batch normalization call that goes into a convolution's call.
+        fused: the calls whose output is no tensor of the file: their reader swallows
+            it.
         skipped: path -> reason, for what stays in float.
     """
 
     ranges: dict[int, dict[str, RangeSpec]] = field(default_factory=dict)
     operations: dict[int, tuple[str, Any]] = field(default_factory=dict)
     folded: dict[Call, Call] = field(default_factory=dict)
+    fused: set[Call] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fused_tensors(self) -> set[Tensor]:
+        """The outputs of the fused calls."""
+        return {tensor for call in self.fused for tensor in call.outputs}
 
 
 def place(graph: Graph, skip: Callable[[Call], str | None]) -> Placement:
@@ -60,7 +68,7 @@ class _Placer:
         self.graph = graph
         self.consumers = graph.consumers()
         self.result = Placement()
-        self.state: dict[Tensor, _On] = {x: _On.FLOAT for x in graph.inputs}
+        self.state: dict[Tensor, _On] = dict.fromkeys(graph.inputs, _On.FLOAT)
         self.producer = graph.producers()
         self.reasons = {
             call: call.reason
@@ -109,6 +117,7 @@ class _Placer:
         if id(call.operation) in self.fusing:
             del ranges["output"]
             self._set(call, _On.FUSED)
+            self.result.fused.add(call)
             follower = self._only_consumer(call)
             assert follower is not None
             if registry.find(follower.operation).is_batch_norm:  # type: ignore[union-attr]

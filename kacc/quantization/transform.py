@@ -105,13 +105,23 @@ class Quantize(Transform):
         """Whether the range of a tensor has been seen; a constant zero has not."""
         return bool((self._variables[name].numpy() != 0).any())
 
-    def ends(self, name: str) -> tuple[float, float]:
-        """The nudged range of a tensor as numbers, as the file will have it."""
+    def nudged(self, name: str) -> tuple[Any, Any]:
+        """The range of a tensor as the file will have it, as scalar tensors."""
         if name in self.fixed:
-            return self.fixed[name]
-        low, high = self._variables[name].numpy()
-        low, high = functional.nudge(tf.constant(low), tf.constant(high), self._bits)
+            low, high = self.fixed[name]
+            return tf.constant(low), tf.constant(high)
+        ends = tf.convert_to_tensor(self._variables[name].value)
+        return functional.nudge(ends[0], ends[1], self._bits)
+
+    def ends(self, name: str) -> tuple[float, float]:
+        """The range of a tensor as the file will have it, as numbers."""
+        low, high = self.nudged(name)
         return float(low), float(high)
+
+    def all_seen(self) -> Any:
+        """Whether every range has been seen, as a boolean tensor."""
+        seen = [tf.reduce_any(v.value != 0) for v in self._variables.values()]
+        return tf.reduce_all(seen) if seen else tf.constant(True)
 
     def clipping(self) -> dict[str, float]:
         """Share of values that training clipped, for each learned range."""
@@ -154,9 +164,7 @@ class Quantize(Transform):
             return
         ends = tf.convert_to_tensor(self._variables[name].value)
         batch = self._batch_ends(name, value)
-        wider = tf.stack(
-            [tf.minimum(ends[0], batch[0]), tf.maximum(ends[1], batch[1])]
-        )
+        wider = tf.stack([tf.minimum(ends[0], batch[0]), tf.maximum(ends[1], batch[1])])
         new = tf.where(tf.reduce_any(ends != 0), wider, batch)
         self._variables[name].assign(new)
 

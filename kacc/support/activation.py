@@ -40,9 +40,12 @@ def spec_for(
             **ACTIVATIONS[name(layer)].inner,
             "output": ACTIVATIONS[name(layer)].output,
         },
-        call=lambda layer, steps, x, *args, **kwargs: (
-            ACTIVATIONS[name(layer)].apply(steps, x)
+        call=lambda layer, steps, x, *args, **kwargs: ACTIVATIONS[name(layer)].apply(
+            steps, x
         ),
+        integer=lambda layer, file, x, *args, **kwargs: ACTIVATIONS[
+            name(layer)
+        ].integer(file, x),
         supported=supported,
         examples=examples,
     )

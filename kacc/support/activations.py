@@ -28,12 +28,14 @@ class Activation:
 
     Args:
         apply: `apply(steps, x)`, passing the tensors between through `steps.range`.
+        integer: `integer(file, x)`, with the file's operators as methods of `file`.
         output: the tensor at its end.
         inner: the tensors between its operators.
         fused: whether it costs nothing at the end of a convolution.
     """
 
     apply: Callable[[Any, Any], Any]
+    integer: Callable[[Any, Any], Any]
     output: RangeSpec = field(default_factory=RangeSpec)
     inner: Mapping[str, RangeSpec] = field(default_factory=dict)
     fused: bool = False
@@ -43,23 +45,39 @@ def _gated(steps: Any, x: Any) -> Any:
     return x * steps.range("gate", ops.sigmoid(x))
 
 
+def _integer_gated(file: Any, x: Any) -> Any:
+    return file.multiply(x, file.table(x, ops.sigmoid, "gate"), "output")
+
+
+def _table(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda file, x: file.table(x, function, "output")
+
+
 def _hard_swish(steps: Any, x: Any) -> Any:
     # In this form the converter sees one HARD_SWISH operator.
     return x * ops.relu6(x + 3.0) * (1.0 / 6.0)
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "linear": Activation(lambda steps, x: x, fused=True),
+    "linear": Activation(lambda steps, x: x, _table(lambda x: x), fused=True),
     "relu": Activation(
-        lambda steps, x: ops.relu(x), RangeSpec(nonnegative=True), fused=True
+        lambda steps, x: ops.relu(x),
+        _table(ops.relu),
+        RangeSpec(nonnegative=True),
+        fused=True,
     ),
     "relu6": Activation(
-        lambda steps, x: ops.relu6(x), RangeSpec(nonnegative=True), fused=True
+        lambda steps, x: ops.relu6(x),
+        _table(ops.relu6),
+        RangeSpec(nonnegative=True),
+        fused=True,
     ),
-    "sigmoid": Activation(lambda steps, x: ops.sigmoid(x), UNIT),
-    "softmax": Activation(lambda steps, x: ops.softmax(x), UNIT),
-    "swish": Activation(_gated, inner={"gate": UNIT}),
-    "hard_swish": Activation(_hard_swish),
+    "sigmoid": Activation(lambda steps, x: ops.sigmoid(x), _table(ops.sigmoid), UNIT),
+    "softmax": Activation(
+        lambda steps, x: ops.softmax(x), lambda file, x: file.softmax(x, "output"), UNIT
+    ),
+    "swish": Activation(_gated, _integer_gated, inner={"gate": UNIT}),
+    "hard_swish": Activation(_hard_swish, _table(ops.hard_silu)),
 }
 
 # keras.activations.swish and hard_swish are other names of silu and hard_silu.
@@ -103,3 +121,11 @@ def call_with_activation(layer: Any, steps: Any, *args: Any, **kwargs: Any) -> A
     with attach.without_activation(layer):
         outputs = call(layer, *args, **kwargs)
     return activation.apply(steps, steps.range(BEFORE, outputs))
+
+
+def linear_integer(layer: Any, file: Any, x: Any) -> Any:
+    """A layer that is one product, then its activation, on integers."""
+    activation = ACTIVATIONS[name_of(layer)]
+    if activation.fused:
+        return file.linear(x, "output")
+    return activation.integer(file, file.linear(x, BEFORE))

@@ -12,6 +12,7 @@ from kacc.support.activations import (
     ACTIVATIONS,
     BEFORE,
     call_with_activation,
+    linear_integer,
     name_of,
     ranges,
     unsupported,
@@ -26,29 +27,47 @@ def _reason(layer: Any) -> str | None:
     return unsupported(layer)
 
 
-
 def _separable_ranges(layer: Any) -> dict[str, RangeSpec]:
     return {"depthwise": RangeSpec(), **ranges(layer)}
 
 
-def _separable_call(layer: Any, steps: Any, inputs: Any) -> Any:
-    """The two convolutions apart: the file has a tensor between them."""
-    between = ops.depthwise_conv(
+def _depthwise(layer: Any, inputs: Any, kernel: Any) -> Any:
+    return ops.depthwise_conv(
         inputs,
-        layer.depthwise_kernel,
+        kernel,
         strides=layer.strides,
         padding=layer.padding,
         dilation_rate=layer.dilation_rate,
         data_format=layer.data_format,
     )
-    between = steps.range("depthwise", between)
-    outputs = ops.conv(
-        between,
-        layer.pointwise_kernel,
-        strides=1,
-        padding="valid",
-        data_format=layer.data_format,
+
+
+def _pointwise(inputs: Any, kernel: Any) -> Any:
+    return ops.conv(inputs, kernel, strides=1, padding="valid")
+
+
+def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
+    weights = file.weights()
+    first, second = weights.weights.values()
+    between = file.rescale(
+        _depthwise(layer, x.centered, first.integers),
+        x.grid,
+        first.scale,
+        None,
+        "depthwise",
     )
+    acc = file.exact(between, second.integers, _pointwise)
+    activation = ACTIVATIONS[name_of(layer)]
+    name = "output" if activation.fused else BEFORE
+    outputs = file.rescale(acc, between.grid, second.scale, weights.bias, name)
+    return outputs if activation.fused else activation.integer(file, outputs)
+
+
+def _separable_call(layer: Any, steps: Any, inputs: Any) -> Any:
+    """The two convolutions apart: the file has a tensor between them."""
+    between = _depthwise(layer, inputs, layer.depthwise_kernel)
+    between = steps.range("depthwise", between)
+    outputs = _pointwise(between, layer.pointwise_kernel)
     if layer.use_bias:
         outputs = outputs + layer.bias
     activation = ACTIVATIONS[name_of(layer)]
@@ -68,6 +87,7 @@ def _conv(cls: type, weights: tuple[Weight, ...], **options: Any) -> LayerSpec:
             "folds_batch_norm": True,
             "ranges": ranges,
             "call": call_with_activation,
+            "integer": linear_integer,
             "supported": _reason,
             **options,
         },
@@ -114,6 +134,7 @@ SPECS = [
         (Weight("depthwise_kernel", channels=(-2, -1)), Weight("pointwise_kernel")),
         ranges=_separable_ranges,
         call=_separable_call,
+        integer=_separable_integer,
         examples=(
             lambda: (
                 layers.SeparableConv2D(4, 3, padding="same", activation="relu"),

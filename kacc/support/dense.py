@@ -7,6 +7,7 @@ import keras
 from kacc.core.registry import LayerSpec, Weight
 from kacc.support.activations import (
     call_with_activation,
+    linear_integer,
     name_of,
     ranges,
     unsupported,
@@ -24,6 +25,7 @@ SPECS = [
         folds_batch_norm=True,
         ranges=ranges,
         call=call_with_activation,
+        integer=linear_integer,
         supported=unsupported,
         examples=(
             lambda: (layers.Dense(5, activation="relu"), [(7,)]),

@@ -36,12 +36,34 @@ def _pairwise(join: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return call
 
 
+def _pairwise_integer(join: str) -> Callable[..., Any]:
+    def integer(layer: Any, file: Any, inputs: Any) -> Any:
+        result = inputs[0]
+        for i, value in enumerate(inputs[1:], start=1):
+            name = "output" if i == len(inputs) - 1 else f"partial_{i}"
+            result = getattr(file, join)(result, value, name)
+        return result
+
+    return integer
+
+
+def _operator_integer(join: str) -> Callable[..., Any]:
+    """Of an operator on two tensors, or on a tensor and a number."""
+
+    def integer(operator: Any, file: Any, x1: Any, x2: Any) -> Any:
+        pair = [x if hasattr(x, "grid") else file.constant(x) for x in (x1, x2)]
+        return getattr(file, join)(*pair, "output")
+
+    return integer
+
+
 def _merge(cls: type, function: Callable[[Any, Any], Any]) -> LayerSpec:
     return LayerSpec(
         cls,
         absorbs_relu=True,
         ranges=_pairwise_ranges,
         call=_pairwise(function),
+        integer=_pairwise_integer(function.__name__),
         examples=(
             lambda: (cls(), [(6, 6, 3), (6, 6, 3)]),
             lambda: (cls(), [(5,), (5,), (5,)]),
@@ -49,18 +71,24 @@ def _merge(cls: type, function: Callable[[Any, Any], Any]) -> LayerSpec:
     )
 
 
+def _concatenate(layer: Any, file: Any, inputs: Any) -> Any:
+    return file.concatenate(inputs, layer.axis, "output")
+
 
 SPECS = [
     _merge(layers.Add, keras.ops.add),
     _merge(layers.Multiply, keras.ops.multiply),
     LayerSpec(
         layers.Concatenate,
+        integer=_concatenate,
         examples=(
             lambda: (layers.Concatenate(), [(6, 6, 3), (6, 6, 2)]),
             lambda: (layers.Concatenate(axis=1), [(2, 6, 3), (4, 6, 3), (1, 6, 3)]),
         ),
     ),
-    LayerSpec(operators.Add, absorbs_relu=True),
-    LayerSpec(operators.Multiply, absorbs_relu=True),
-    LayerSpec(operators.Concatenate),
+    LayerSpec(operators.Add, absorbs_relu=True, integer=_operator_integer("add")),
+    LayerSpec(
+        operators.Multiply, absorbs_relu=True, integer=_operator_integer("multiply")
+    ),
+    LayerSpec(operators.Concatenate, integer=_concatenate),
 ]

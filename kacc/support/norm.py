@@ -37,6 +37,14 @@ def _rescale(layer: Any, steps: Any, inputs: Any) -> Any:
     return steps.range("scaled", outputs) + ops.cast(layer.offset, dtype)
 
 
+def _integer_rescale(layer: Any, file: Any, x: Any) -> Any:
+    factor = file.constant(layer.scale)
+    if not _has_offset(layer):
+        return file.multiply(x, factor, "output")
+    scaled = file.multiply(x, factor, "scaled")
+    return file.add(scaled, file.constant(layer.offset), "output")
+
+
 SPECS = [
     LayerSpec(
         layers.BatchNormalization,
@@ -48,6 +56,7 @@ SPECS = [
         layers.Rescaling,
         ranges=_rescaling_ranges,
         call=_rescale,
+        integer=_integer_rescale,
         examples=(
             lambda: (layers.Rescaling(1 / 255), [(6, 6, 3)]),
             lambda: (layers.Rescaling(1 / 127.5, offset=-1.0), [(6, 6, 3)]),

@@ -17,11 +17,29 @@ def _channels_last(layer: Any) -> str | None:
     return "data_format must be channels_last"
 
 
+def _average(layer: Any, file: Any, x: Any) -> Any:
+    def pool(values: Any) -> Any:
+        return keras.ops.average_pool(
+            values, layer.pool_size, layer.strides, layer.padding, layer.data_format
+        )
+
+    return file.average(x, pool)
+
+
+def _mean(layer: Any, file: Any, x: Any) -> Any:
+    axes = tuple(range(1, len(x.integers.shape) - 1))
+    return file.mean(x, axes, layer.keepdims, "output")
+
+
+_INTEGER = {Output.ROUNDED: _average, Output.RANGE: _mean}
+
+
 def _pooling(cls: type, output: Output, *shape: int, **config: Any) -> LayerSpec:
     return LayerSpec(
         cls,
         output=output,
         supported=_channels_last,
+        integer=_INTEGER.get(output),
         examples=(lambda: (cls(**config), [shape]),),
     )
 

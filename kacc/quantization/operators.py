@@ -1,0 +1,164 @@
+"""The file's operators, as the rows in `kacc/support` use them for the simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kacc.core import attach, registry
+from kacc.core.graph import Call
+from kacc.quantization import integer
+from kacc.quantization.integer import Grid, Quantized
+from kacc.quantization.transform import Quantize, quantize_of
+from kacc.quantization.weights import FileWeights, file_weights
+
+
+def grid_named(transform: Quantize, name: str) -> Grid:
+    """The grid of a tensor of a quantized layer, at its present range."""
+    return integer.grid_of(*transform.nudged(name), transform.scheme.activation_bits)
+
+
+class Operators:
+    """The operators that the file has for one call of a layer.
+
+    Args:
+        layer: the layer or operator.
+        end: the quantization of the layer at the end of a fused chain, which has the
+            range of the output.
+        batch_norm: the call that is folded in, or None.
+    """
+
+    def __init__(self, layer: Any, end: Quantize | None, batch_norm: Call | None):
+        self.layer = layer
+        self.own = quantize_of(layer)
+        self.end = end
+        self.batch_norm = batch_norm
+
+    def grid(self, name: str) -> Grid:
+        """The grid of one of the layer's tensors."""
+        transform = self.end if name == "output" else self.own
+        assert transform is not None
+        return grid_named(transform, name)
+
+    def weights(self) -> FileWeights:
+        """The layer's weights, folded and rounded."""
+        spec = registry.find(self.layer)
+        assert spec is not None
+        folded = self.batch_norm and self.batch_norm.operation
+        return file_weights(self.layer, spec, self.own, folded)
+
+    def linear(self, x: Quantized, name: str) -> Quantized:
+        """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED: the layer's own product."""
+        spec = registry.find(self.layer)
+        assert spec is not None
+        attribute = spec.weights[0].attribute
+        file = self.weights()
+
+        def product(values: Any, kernel: Any) -> Any:
+            scope = keras.StatelessScope()
+            scope.state_mapping[id(getattr(self.layer, attribute))] = kernel
+            if self.layer.use_bias:
+                bias = self.layer.bias
+                scope.state_mapping[id(bias)] = tf.zeros(bias.shape)
+            with scope, attach.without_activation(self.layer):
+                return attach.own_call(self.layer, None, values)
+
+        weight = file.weights[attribute]
+        acc = exact_product(
+            x.centered, weight.integers, spec.weights[0].channels, product
+        )
+        return self.rescale(acc, x.grid, weight.scale, file.bias, name)
+
+    def rescale(
+        self, acc: Any, grid: Grid, weight_scale: Any, bias: Any, name: str
+    ) -> Quantized:
+        """Accumulators plus the int32 bias, on the grid of the output."""
+        out = self.grid(name)
+        if bias is not None:
+            step = grid.scale * tf.cast(weight_scale, tf.float64)
+            whole = tf.round(tf.cast(bias, tf.float64) / step)
+            acc = tf.cast(acc, tf.float64) + whole
+        multiplier = grid.scale32 * weight_scale / out.scale32
+        return integer.from_accumulator(acc, multiplier, out)
+
+    def exact(
+        self, x: Quantized, kernel: Any, product: Callable[[Any, Any], Any]
+    ) -> Any:
+        """The exact sums of a product that goes over all input channels."""
+        return exact_product(x.centered, kernel, (-1,), product)
+
+    def add(self, a: Quantized, b: Quantized, name: str) -> Quantized:
+        """ADD."""
+        return integer.add(a, b, self.grid(name))
+
+    def multiply(self, a: Quantized, b: Quantized, name: str) -> Quantized:
+        """MUL."""
+        return integer.multiply(a, b, self.grid(name))
+
+    def constant(self, value: Any) -> Quantized:
+        """A constant operand: the converter quantizes it by its own smallest range."""
+        array = tf.convert_to_tensor(value, tf.float64)
+        low = tf.minimum(tf.reduce_min(array), 0.0)
+        high = tf.maximum(tf.reduce_max(array), 0.0)
+        scale = (high - low) / 255.0
+        grid = Grid(scale, tf.cast(tf.round(-128.0 - low / scale), tf.float32))
+        return integer.quantize(array, grid)
+
+    def mean(
+        self, x: Quantized, axes: Sequence[int], keepdims: bool, name: str
+    ) -> Quantized:
+        """MEAN."""
+        return integer.mean(x, axes, keepdims, self.grid(name))
+
+    def concatenate(self, parts: Sequence[Quantized], axis: int, name: str) -> Any:
+        """CONCATENATION, after a QUANTIZE of each part to the output's grid."""
+        grid = self.grid(name)
+        moved = [integer.requantize(x, grid).integers for x in parts]
+        return Quantized(tf.concat(moved, axis), grid)
+
+    def average(self, x: Quantized, pool: Callable[[Any], Any]) -> Quantized:
+        """AVERAGE_POOL_2D; `pool` averages a float64 tensor."""
+        return integer.average(x, pool(tf.cast(x.integers, tf.float64)))
+
+    def softmax(self, x: Quantized, name: str) -> Quantized:
+        """SOFTMAX over the last axis."""
+        return integer.softmax(x, self.grid(name))
+
+    def table(
+        self, x: Quantized, function: Callable[[Any], Any], name: str
+    ) -> Quantized:
+        """LOGISTIC and the like: rint(f(x) / s) + z of each of the 256 values."""
+        return integer.quantize(function(x.real), self.grid(name))
+
+
+def exact_product(
+    values: Any, kernel: Any, channels: tuple[int, ...], product: Callable[..., Any]
+) -> Any:
+    """A product of integers with an exact sum, in float32 parts where that is enough.
+
+    Args:
+        values: q - z, float32, input channels last.
+        kernel: integers, float32, input channels in the last but one axis.
+        channels: the kernel's output axes; a depthwise kernel sums over no channels.
+        product: (values, kernel) -> sums.
+    """
+    per_channel = math.prod(kernel.shape[:-2])
+    inputs = kernel.shape[-2]
+    part = max(1, integer.EXACT_PRODUCTS // max(1, per_channel))
+    if len(channels) > 1 or inputs <= part:
+        return product(values, kernel)
+    total = tf.constant(0.0, tf.float64)
+    for start in range(0, inputs, part):
+        stop = min(start + part, inputs)
+        if values.shape[-1] == inputs:
+            piece = product(values[..., start:stop], kernel[..., start:stop, :])
+        else:  # grouped: the kernel keeps its shape, the other channels are zeroed
+            inside = tf.range(values.shape[-1]) % inputs
+            mask = tf.cast((inside >= start) & (inside < stop), values.dtype)
+            piece = product(values * mask, kernel)
+        total = total + tf.cast(piece, tf.float64)
+    return total

@@ -1,0 +1,219 @@
+"""Integer emulation of the file that the converter will write.
+
+The flat graph runs with integers in the place of values, each operator by the
+arithmetic of the runtime's kernel (`kacc.quantization.integer`). Ranges and weights are
+read from the variables when it runs, so that one traced function stays right while
+training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from kacc.core import attach, recipe, registry
+from kacc.core.graph import Call, Tensor, fill, trace
+from kacc.core.registry import Output
+from kacc.quantization import integer
+from kacc.quantization.integer import Quantized
+from kacc.quantization.model import placement_of, quantized
+from kacc.quantization.operators import Operators, grid_named
+from kacc.quantization.transform import Quantize, quantize_of
+
+# Grappler's constant folding and arithmetic optimization reorder float products and
+# turn divisions into multiplications: one rounding in a thousand would differ. The
+# function is called with them switched off, and is not inlined into one that has them.
+_NOT_INLINED = {"_noinline": True}
+
+
+@contextlib.contextmanager
+def _ordered_arithmetic() -> Iterator[None]:
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        before = options.get("disable_meta_optimizer", False)
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
+
+
+class Simulation:
+    """A quantized model in the integer arithmetic of its file.
+
+    Args:
+        model: a quantized model.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.graph = trace(model)
+        self.placement = placement_of(model, self.graph)
+        self.entering = self._entering_ranges()
+        self.ends = self._chain_ends()
+        self._compiled = tf.function(
+            self.run,
+            autograph=False,
+            reduce_retracing=True,
+            experimental_attributes=_NOT_INLINED,
+        )
+
+    def __call__(self, inputs: list[Any]) -> Any:
+        """Runs on the flat list of float inputs; outputs in the model's structure."""
+        with _ordered_arithmetic():
+            return self._compiled(inputs)
+
+    def run(self, inputs: list[Any], on_tensor: Any = None) -> Any:
+        """The same, operator by operator in the present graph.
+
+        Args:
+            inputs: flat list of float tensors.
+            on_tensor: called with each call's path and its `Quantized` output.
+        """
+        values = [
+            self._enter(tensor, value)
+            for tensor, value in zip(self.graph.inputs, inputs, strict=True)
+        ]
+
+        def apply(call: Call, values: list[Any]) -> list[Any]:
+            outputs = tree.flatten(self._apply(call, values))
+            if on_tensor is not None and isinstance(outputs[0], Quantized):
+                on_tensor(call.path, outputs[0])
+            return [
+                self._enter(tensor, value)
+                for tensor, value in zip(call.outputs, outputs, strict=True)
+            ]
+
+        return tree.map_structure(_real, self.graph.run(values, apply))
+
+    def _entering_ranges(self) -> dict[Tensor, tuple[Quantize, str]]:
+        """Float tensors that their readers quantize; the first reader's range serves."""
+        table: dict[Tensor, tuple[Quantize, str]] = {}
+        for call in self.graph.calls:
+            transform = quantize_of(call.operation)
+            for position, tensor in enumerate(call.inputs):
+                name = f"input_{position}"
+                if transform is not None and name in transform.ranges:
+                    table.setdefault(tensor, (transform, name))
+        return table
+
+    def _chain_ends(self) -> dict[Call, Call]:
+        """For each call whose output is swallowed, the reader at the end of the chain.
+
+        The operator of the file has the range of that reader's output.
+        """
+        readers = self.graph.consumers()
+        ends: dict[Call, Call] = {}
+        for call in reversed(self.graph.calls):
+            if call in self.placement.fused:
+                follower = readers[call.outputs[0]][0][0]
+                ends[call] = ends.get(follower, follower)
+        return ends
+
+    def _enter(self, tensor: Tensor, value: Any) -> Any:
+        if tensor not in self.entering or isinstance(value, Quantized):
+            return value
+        transform, name = self.entering[tensor]
+        return integer.quantize(value, grid_named(transform, name))
+
+    def _apply(self, call: Call, values: list[Any]) -> Any:
+        spec = registry.find(call.operation)
+        swallowed = call.inputs and call.inputs[0] in self.placement.fused_tensors
+        if swallowed and isinstance(values[0], Quantized):
+            return values[0]
+        with tf.name_scope(call.path):
+            on_grid = all(isinstance(v, Quantized) for v in values)
+            if spec is None or not on_grid or call.path in self.placement.skipped:
+                return self._float_call(call, values)
+            if spec.output is not Output.RANGE and spec.integer is None:
+                return _moved(call, values)
+            return self._integer_call(call, spec, values)
+
+    def _integer_call(
+        self, call: Call, spec: registry.LayerSpec, values: list[Any]
+    ) -> Any:
+        assert spec.integer is not None, f"{spec.type} has no integer arithmetic"
+        end = self.ends.get(call, call)
+        file = Operators(
+            call.operation,
+            quantize_of(end.operation),
+            self.placement.folded.get(call),
+        )
+        args, kwargs = fill(call, values)
+        return spec.integer(call.operation, file, *args, **kwargs)
+
+    def _float_call(self, call: Call, values: list[Any]) -> Any:
+        args, kwargs = fill(call, [_real(v) for v in values])
+        operation = call.operation
+        if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+            kwargs = {**kwargs, "training": False}
+        return operation(*args, **kwargs)
+
+
+def simulated_call(
+    model: keras.Model, own: Callable[[], Any]
+) -> Callable[[Any], Any] | None:
+    """How a quantized root model runs at inference: as its file will.
+
+    Until all ranges are seen it falls back on its own call.
+    """
+    transforms = [transform for _, transform in quantized(model)]
+    if not transforms or not all(transform.enabled for transform in transforms):
+        return None
+    if keras.src.backend.in_stateless_scope():
+        # Values from the scope would be captured by the compiled function.
+        return None
+
+    def run(args: Any) -> Any:
+        inputs = _flat_inputs(model, args)
+        seen = tf.reduce_all([transform.all_seen() for transform in transforms])
+        return tf.cond(
+            seen,
+            lambda: tree.map_structure(_float32, _simulation_of(model)(inputs)),
+            lambda: tree.map_structure(_float32, own()),
+        )
+
+    return run
+
+
+def _flat_inputs(model: keras.Model, args: Any) -> list[Any]:
+    functional = getattr(model, "_functional", None) or model
+    if hasattr(functional, "_standardize_inputs"):
+        return functional._standardize_inputs(*args)
+    return tree.flatten(args)
+
+
+def _simulation_of(model: keras.Model) -> Simulation:
+    """The model's simulation; kept while the same transforms are attached."""
+    key = tuple(id(transform) for _, transform in quantized(model))
+    kept = getattr(model, "_kacc_simulation", None)
+    if kept is None or kept[0] != key:
+        with tf.init_scope():
+            kept = (key, Simulation(model))
+        object.__setattr__(model, "_kacc_simulation", kept)
+    return kept[1]
+
+
+def _float32(value: Any) -> Any:
+    return tf.cast(value, tf.float32)
+
+
+def _real(value: Any) -> Any:
+    return value.real if isinstance(value, Quantized) else value
+
+
+def _moved(call: Call, values: list[Any]) -> Any:
+    """Runs a layer that only moves values; what it pads with is a real zero."""
+    args, kwargs = fill(call, [x.centered for x in values])
+    operation = call.operation
+    if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+        kwargs = {**kwargs, "training": False}
+    moved = attach.own_call(operation, None, *args, **kwargs)
+    grid = values[0].grid
+    return Quantized(moved + grid.zero, grid)
+
+
+recipe.register_inference(simulated_call)
