@@ -12,40 +12,71 @@ from typing import TYPE_CHECKING, Any
 
 from kacc._loading import register_loaders
 
+if TYPE_CHECKING:
+    from kacc import callbacks, layers
+    from kacc.acceleration import accelerate
+    from kacc.converters.artifact import Artifact
+    from kacc.converters.convert import convert
+    from kacc.converters.parity import Parity, parity
+    from kacc.core.errors import ConversionError, KaccError, UsageError
+    from kacc.core.recipe import strip
+    from kacc.core.registry import LayerSpec, Weight
+    from kacc.core.rules import Rule
+    from kacc.measurement.measure import Measurement, measure
+    from kacc.quantization.model import quantize
+    from kacc.support import register_layer
+
 __version__ = "0.1.0"
 
-# name -> module that defines it; a module's own name binds the module itself.
-_PUBLIC = {
-    "KaccError": "kacc.core.errors",
+__all__ = [
+    "Artifact",
+    "ConversionError",
+    "KaccError",
+    "LayerSpec",
+    "Measurement",
+    "Parity",
+    "Rule",
+    "UsageError",
+    "Weight",
+    "__version__",
+    "accelerate",
+    "callbacks",
+    "convert",
+    "layers",
+    "measure",
+    "parity",
+    "quantize",
+    "register_layer",
+    "strip",
+]
+
+# Where each public name lives.
+_MODULES = {
+    "Artifact": "kacc.converters.artifact",
     "ConversionError": "kacc.core.errors",
-    "UsageError": "kacc.core.errors",
+    "KaccError": "kacc.core.errors",
     "LayerSpec": "kacc.core.registry",
+    "Measurement": "kacc.measurement.measure",
+    "Parity": "kacc.converters.parity",
     "Rule": "kacc.core.rules",
+    "UsageError": "kacc.core.errors",
     "Weight": "kacc.core.registry",
-    "callbacks": "kacc.callbacks",
-    "layers": "kacc.layers",
+    "accelerate": "kacc.acceleration",
+    "convert": "kacc.converters.convert",
+    "measure": "kacc.measurement.measure",
+    "parity": "kacc.converters.parity",
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
     "strip": "kacc.core.recipe",
 }
 
-__all__ = sorted([*_PUBLIC, "__version__"])
-
-if TYPE_CHECKING:
-    from kacc import callbacks, layers
-    from kacc.core.errors import ConversionError, KaccError, UsageError
-    from kacc.core.recipe import strip
-    from kacc.core.registry import LayerSpec, Weight
-    from kacc.core.rules import Rule
-    from kacc.quantization.model import quantize
-    from kacc.support import register_layer
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name in ("callbacks", "layers"):
+        return importlib.import_module(f"kacc.{name}")
+    if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")
-    module = importlib.import_module(_PUBLIC[name])
-    value = module if module.__name__ == f"kacc.{name}" else getattr(module, name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -47,7 +47,7 @@ def register_loaders() -> None:
 
 
 def _register(module: ModuleType) -> None:
-    module.GLOBAL_CUSTOM_OBJECTS.update(_LOADERS)  # type: ignore[attr-defined]
+    module.GLOBAL_CUSTOM_OBJECTS.update(_LOADERS)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

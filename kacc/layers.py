@@ -14,7 +14,9 @@ from kacc.quantization.transform import Quantize
 __all__ = ["QuantizeWrapper"]
 
 
-def QuantizeWrapper(layer: keras.Layer, scheme: str = "int8") -> keras.Layer:
+def QuantizeWrapper(  # noqa: N802  (the name is that of a Keras layer)
+    layer: keras.Layer, scheme: str = "int8"
+) -> keras.Layer:
     """Quantizes one layer in place: its weights and its output.
 
     Args:

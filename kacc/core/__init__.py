@@ -1,0 +1,1 @@
+"""What every technique stands on: graph, registry, attach, recipe, errors."""

@@ -38,12 +38,12 @@ def transforms_of(operation: Any) -> tuple[Transform, ...]:
     return getattr(operation, "_kacc_transforms", ())
 
 
-def base_class(operation: Any) -> type:
+def base_class(operation: Any) -> Any:
     """The class of a layer or operator as it was before anything was attached."""
     return base_class_of(type(operation))
 
 
-def base_class_of(cls: type) -> type:
+def base_class_of(cls: type) -> Any:
     """The class that an attached class was made from, or the class itself."""
     return vars(cls).get("kacc_base", cls)
 
@@ -209,13 +209,16 @@ def _attached_call(self: Any, *args: Any, **kwargs: Any) -> Any:
     return forward(self, steps, args, kwargs)
 
 
-def forward(operation: Any, steps: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def forward(
+    operation: Any, steps: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """Runs a layer's own `call` between the hooks of `steps`.
 
     Args:
         operation: an attached layer or operator.
         steps: has `range(name, value)` and `weight(attribute, value)`.
-        args, kwargs: the call's arguments.
+        args: the call's positional arguments.
+        kwargs: its keyword arguments.
 
     Returns:
         What the call returns, its output passed through `range("output", ...)`.
@@ -234,7 +237,7 @@ def own_call(operation: Any, steps: Any, *args: Any, **kwargs: Any) -> Any:
     return base_class(operation).call(operation, *args, **kwargs)
 
 
-def _ranged_inputs(steps: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def _ranged_inputs(steps: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """The call's tensors, each passed through the range of its position."""
     position = -1
 
@@ -312,7 +315,7 @@ def plain(operation: Any) -> Iterator[None]:
 
 def _from_config(cls: type, config: dict[str, Any], custom_objects: Any = None) -> Any:
     if "inner" not in config:
-        return base_class_of(cls).from_config(config)  # type: ignore[attr-defined]
+        return base_class_of(cls).from_config(config)
     return from_config(config, custom_objects)
 
 

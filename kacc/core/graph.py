@@ -1,6 +1,6 @@
 """The flat operator graph of a Keras model: nested and subclassed models opened up.
 
-`trace` walks Keras's own nodes. Where a model or a custom layer has no static graph, its
+`trace` walks Keras's own nodes. Where a model or custom layer has no static graph, its
 `call` is run once on symbolic tensors; the nodes that this leaves on the layers are
 taken off again.
 """
@@ -57,6 +57,7 @@ class Call:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
+        """The tensors that it reads, in the order of its arguments."""
         flat = tree.flatten((self.args, self.kwargs))
         return tuple(x for x in flat if isinstance(x, Tensor))
 
@@ -71,6 +72,7 @@ class Graph:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
+        """The tensors of the model's outputs, flat."""
         return tuple(tree.flatten(self.output_structure))
 
     def consumers(self) -> dict[Tensor, list[tuple[Call, int]]]:
@@ -176,7 +178,9 @@ def _plain_call(cls: type) -> bool:
     return False
 
 
-def _open(model: Any, call_arguments: tuple[Any, Any] | None) -> tuple[list, Any, bool]:
+def _open(
+    model: Any, call_arguments: tuple[Any, Any] | None
+) -> tuple[list[Any], Any, bool]:
     """Symbolic inputs and outputs of a container, and whether its operators last."""
     if _has_graph(model):
         inner = model._functional if isinstance(model, keras.Sequential) else model
@@ -197,7 +201,7 @@ def _open(model: Any, call_arguments: tuple[Any, Any] | None) -> tuple[list, Any
     return inputs, outputs, False
 
 
-def _symbolic_arguments(model: keras.Model) -> tuple[tuple, dict[str, Any]]:
+def _symbolic_arguments(model: keras.Model) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Symbolic arguments of a subclassed model, from the shapes it was built with."""
 
     def symbol(shape: Any) -> keras.KerasTensor:

@@ -48,6 +48,22 @@ class Rule:
         return re.fullmatch(self.pattern, path) is not None
 
 
+def checked(rules: Sequence[Any]) -> Sequence[Rule]:
+    """The rules themselves.
+
+    Raises:
+        UsageError: if one is not a `Rule`.
+    """
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise UsageError(
+                "`rules` must be kacc.Rule objects",
+                received=rule,
+                fix='Pass a list like [kacc.Rule(r"stem/.*", skip=True)]',
+            )
+    return rules
+
+
 def resolve(rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Rule]:
     """The rule for each path that has one.
 
@@ -63,12 +79,6 @@ def resolve(rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Rule]:
     """
     paths = list(paths)
     for rule in rules:
-        if not isinstance(rule, Rule):
-            raise UsageError(
-                "`rules` must be kacc.Rule objects",
-                received=rule,
-                fix='Pass a list like [kacc.Rule(r"stem/.*", skip=True)]',
-            )
         if not any(rule.matches(path) for path in paths):
             raise UsageError(
                 "A rule must match a layer",

@@ -127,10 +127,12 @@ class State(keras.layers.Layer):
             self._tracker.lock()
 
     def save_own_variables(self, store: Any) -> None:
+        """Writes the variables by name."""
         for variable in self.variables:
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
+        """Reads the variables that the store has."""
         for variable in self.variables:
             if variable.name in store:
                 variable.assign(store[variable.name])

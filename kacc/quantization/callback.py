@@ -67,6 +67,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         self.log_ranges = log_ranges
 
     def set_model(self, model: keras.Model) -> None:
+        """Attaches to the model, before any other callback can restore a state."""
         super().set_model(model)
         started = any(transform.enabled for _, transform in quantized(model))
         settings = {
@@ -78,10 +79,12 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         attach_quantization(model, settings)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts quantization and freezes ranges when it is time."""
         frozen = self.freeze_epoch is not None and epoch >= self.freeze_epoch
         set_phase(self.model, enabled=epoch >= self.start_epoch, frozen=frozen)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds clipping shares, and ranges if asked for, to the logs."""
         if logs is None or epoch < self.start_epoch:
             return
         largest = 0.0

@@ -67,7 +67,8 @@ def nudge(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
     TensorFlow's kernels disagree by one step where it is not (tensorflow#117962).
 
     Args:
-        low, high: ends of the range that was seen.
+        low: lower end of the range that was seen.
+        high: its upper end.
         bits: width of the integers.
 
     Returns:
@@ -90,7 +91,8 @@ def fake_quantize(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
 
     Args:
         value: float32 tensor.
-        low, high: scalars from `nudge`.
+        low: lower end, from `nudge`.
+        high: upper end.
         bits: width of the integers.
 
     Returns:

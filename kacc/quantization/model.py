@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 
-from kacc.core import attach, recipe, rules
+from kacc.core import attach, recipe, registry, rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import Call, Graph, trace
 from kacc.core.registry import RangeSpec
@@ -63,10 +64,7 @@ def quantize(
 
 def rules_config(given: Sequence[Rule]) -> list[dict[str, Any]]:
     """The rules as the recipe keeps them."""
-    for rule in given:
-        if not isinstance(rule, Rule):
-            rules.resolve(given, [])
-    return rules.to_config(given)
+    return rules.to_config(rules.checked(given))
 
 
 def attach_quantization(
@@ -77,10 +75,7 @@ def attach_quantization(
     placement = place(graph, _skip_by_rules(graph, settings["rules"]))
     for path, operation in placement.operations.values():
         require_same_scheme(operation, settings["scheme"], path)
-    if not any(
-        attach.registry.find(op).weights  # type: ignore[union-attr]
-        for _, op in placement.operations.values()
-    ):
+    if not any(_has_weights(op) for _, op in placement.operations.values()):
         raise UsageError(
             "The model must have a layer that kacc can quantize",
             received=_described(placement.skipped) or "a model without weights",
@@ -95,6 +90,11 @@ def attach_quantization(
         warnings.warn(
             f"kacc leaves in float: {_described(placement.skipped)}", stacklevel=3
         )
+
+
+def _has_weights(operation: Any) -> bool:
+    spec = registry.find(operation)
+    return spec is not None and bool(spec.weights)
 
 
 def _attach_one(
@@ -173,12 +173,12 @@ def placement_of(model: keras.Model, graph: Graph) -> Placement:
     """The placement of a model that is quantized already, as its layers have it."""
 
     def skip(call: Call) -> str | None:
-        supported = attach.registry.unsupported_reason(call.operation) is None
+        supported = registry.unsupported_reason(call.operation) is None
         if supported and call.lasting and quantize_of(call.operation) is None:
             # Identities and what a rule skips are not attached to; the first cost
             # nothing to keep.
-            spec = attach.registry.find(call.operation)
-            if spec is not None and spec.output is not attach.registry.Output.IDENTITY:
+            spec = registry.find(call.operation)
+            if spec is not None and spec.output is not registry.Output.IDENTITY:
                 return "it is not quantized"
         return None
 
@@ -214,19 +214,16 @@ def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
         transform.observed = set()
 
 
-class _all_enabled:
+@contextlib.contextmanager
+def _all_enabled(model: keras.Model) -> Iterator[None]:
     """Inside, transforms that have not started yet run as well."""
-
-    def __init__(self, model: keras.Model) -> None:
-        self.transforms = [t for _, t in quantized(model)]
-
-    def __enter__(self) -> None:
-        self.before = [t.enabled for t in self.transforms]
-        for transform in self.transforms:
-            transform.enabled = True
-
-    def __exit__(self, *error: object) -> None:
-        for transform, enabled in zip(self.transforms, self.before, strict=True):
+    before = [(transform, transform.enabled) for _, transform in quantized(model)]
+    for transform, _ in before:
+        transform.enabled = True
+    try:
+        yield
+    finally:
+        for transform, enabled in before:
             transform.enabled = enabled
 
 

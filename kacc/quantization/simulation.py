@@ -90,7 +90,7 @@ class Simulation:
         return tree.map_structure(_real, self.graph.run(values, apply))
 
     def _entering_ranges(self) -> dict[Tensor, tuple[Quantize, str]]:
-        """Float tensors that their readers quantize; the first reader's range serves."""
+        """Float tensors that their readers quantize; the first one's range serves."""
         table: dict[Tensor, tuple[Quantize, str]] = {}
         for call in self.graph.calls:
             transform = quantize_of(call.operation)

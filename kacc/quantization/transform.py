@@ -59,6 +59,7 @@ class Quantize(Transform):
         self._clipped: dict[str, Any] = {}
 
     def get_config(self) -> dict[str, Any]:
+        """Arguments that make the same transform again."""
         return {
             "scheme": self.scheme.name,
             "ranges": self.ranges,
@@ -68,6 +69,7 @@ class Quantize(Transform):
         }
 
     def build(self, operation: Any, state: State, prefix: str) -> None:
+        """Creates the ranges; those that the state has already are kept."""
         spec = registry.find(operation)
         assert spec is not None
         self._channels = {w.attribute: w.channels for w in spec.weights}
@@ -83,11 +85,13 @@ class Quantize(Transform):
                 table[name] = existing[full]
 
     def weight(self, attribute: str, value: Any) -> Any:
+        """The weight rounded to its integers."""
         return functional.fake_quantize_weight(
             value, self._channels[attribute], self.scheme.weight_bits
         )
 
     def range(self, name: str, value: Any) -> Any:
+        """The tensor rounded to the steps of its range."""
         if name not in self.ranges and name not in self.fixed:
             return value
         if is_observing():
