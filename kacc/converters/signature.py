@@ -54,12 +54,7 @@ def signature_of(model: Any, batch: int | None) -> Signature:
     """
     import keras
 
-    if not isinstance(model, keras.Model):
-        raise UsageError(
-            "Only Keras 3 models can be converted",
-            received=f"{type(model).__module__}.{type(model).__qualname__}",
-            fix="Pass a keras.Model; tf_keras models are not Keras 3 models",
-        )
+    require_model(model)
     structure = _input_structure(model)
     flat = keras.tree.flatten(structure)
     names = unique([_file_name(n) for n in _names(structure, flat, "input")])
@@ -68,6 +63,18 @@ def signature_of(model: Any, batch: int | None) -> Signature:
         for name, x in zip(names, flat, strict=True)
     )
     return Signature(inputs, structure)
+
+
+def require_model(model: Any) -> None:
+    """Raises a UsageError unless something is a Keras 3 model."""
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise UsageError(
+            "Only Keras 3 models can be converted",
+            received=f"{type(model).__module__}.{type(model).__qualname__}",
+            fix="Pass a keras.Model; tf_keras models are not Keras 3 models",
+        )
 
 
 def output_names(model: Any, structure: Any) -> list[str]:

@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from kacc.converters.samples import Samples
-from kacc.converters.signature import Signature, kind_of, output_names, signature_of
+from kacc.converters.signature import (
+    Signature,
+    kind_of,
+    output_names,
+    require_model,
+    signature_of,
+)
 from kacc.core.errors import ConversionError
 from kacc.core.manifest import TensorInfo
 
@@ -130,6 +136,7 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
         convert_variables_to_constants_v2,
     )
 
+    require_model(model)
     with _in_float32(model):
         signature = signature_of(model, batch)
         specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature.inputs]
@@ -264,7 +271,8 @@ def layer_scopes(layers: dict[str, str], paths: frozenset[str]) -> Iterator[None
 
     Args:
         layers: is filled: scope -> path of the layer.
-        paths: names of scopes that stand for layers at the top of the graph.
+        paths: names of scopes at the top of the graph that stand for layers; if there
+            are none, those that Keras opens do.
     """
     import tensorflow as tf
 
@@ -277,14 +285,12 @@ def layer_scopes(layers: dict[str, str], paths: frozenset[str]) -> Iterator[None
     entered: dict[tuple[str, str], str] = {}
 
     def path_of(name: Any, outer: str) -> str | None:
-        if not outer and name in paths:
-            return str(name)
+        if paths:
+            return str(name) if not outer and name in paths else None
         stack = global_state.get_global_attribute("name_scope_stack") or [None]
         if stack[-1] is None or stack[-1].caller is None or stack[-1].name != name:
             return None
-        inside = layers.get(outer) if paths else None
-        below = "/".join(entry.name for entry in stack[1:])
-        return below if inside is None else inside
+        return "/".join(entry.name for entry in stack[1:])
 
     @contextlib.contextmanager
     def name_scope(name: Any) -> Iterator[Any]:

@@ -1,7 +1,6 @@
 """Atomic writes, with real full disks, real permissions and real kills."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,8 +16,14 @@ from kacc.core.files import atomic_write, check_writable
 
 
 def run(code, *arguments, prefix=()):
-    """Runs Python code in a process of its own; what it printed, without the newline."""
-    command = [*prefix, sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    """What Python code prints in a process of its own."""
+    command = [
+        *prefix,
+        sys.executable,
+        "-c",
+        textwrap.dedent(code),
+        *map(str, arguments),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -100,7 +105,8 @@ def test_a_folder_without_permission(tmp_path):
 def test_a_limit_on_the_size_of_files(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    limit = f"import resource; resource.setrlimit({resource.RLIMIT_FSIZE}, (999, 999))\n"
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (999, 999))
+"
     printed = run(limit + textwrap.dedent(WRITE), path, 50_000)
     assert "room for 50,000 bytes more" in printed
     assert path.read_bytes() == b"old"

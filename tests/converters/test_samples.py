@@ -25,7 +25,9 @@ class Batches(keras.utils.PyDataset):
 def dataset(*tensors):
     import tensorflow as tf
 
-    return tf.data.Dataset.from_tensor_slices(tensors[0] if len(tensors) == 1 else tensors)
+    return tf.data.Dataset.from_tensor_slices(
+        tensors[0] if len(tensors) == 1 else tensors
+    )
 
 
 def generator(*values):
@@ -82,7 +84,13 @@ def test_labels_come_with_batches():
 
 def test_a_limit_takes_arrays_evenly_and_batches_from_the_start():
     assert gather(X, ONE, "The data", limit=2).inputs[0][:, 0].tolist() == [0, 18]
-    assert gather(Batches(), ONE, "The data", limit=5).labels.tolist() == [0, 1, 2, 3, 4]
+    assert gather(Batches(), ONE, "The data", limit=5).labels.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_a_limit_ends_an_endless_generator():
