@@ -105,8 +105,7 @@ def test_a_folder_without_permission(tmp_path):
 def test_a_limit_on_the_size_of_files(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (999, 999))
-"
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (999, 999))\n"
     printed = run(limit + textwrap.dedent(WRITE), path, 50_000)
     assert "room for 50,000 bytes more" in printed
     assert path.read_bytes() == b"old"
