@@ -26,7 +26,7 @@ def _average(layer: Any, file: Any, x: Any) -> Any:
     return file.average(x, pool)
 
 
-def _mean(layer: Any, file: Any, x: Any) -> Any:
+def _mean(layer: Any, file: Any, x: Any, mask: Any = None) -> Any:
     axes = tuple(range(1, len(x.integers.shape) - 1))
     return file.mean(x, axes, layer.keepdims, "output")
 
@@ -47,8 +47,8 @@ def _pooling(cls: type, output: Output, *shape: int, **config: Any) -> LayerSpec
 SPECS = [
     _pooling(layers.MaxPooling1D, Output.SAME, 8, 3),
     _pooling(layers.MaxPooling2D, Output.SAME, 8, 8, 3, padding="same", pool_size=3),
-    _pooling(layers.AveragePooling1D, Output.ROUNDED, 8, 3),
-    _pooling(layers.AveragePooling2D, Output.ROUNDED, 8, 8, 3),
+    _pooling(layers.AveragePooling1D, Output.ROUNDED, 8, 3, pool_size=2),
+    _pooling(layers.AveragePooling2D, Output.ROUNDED, 8, 8, 3, pool_size=3, strides=1),
     _pooling(layers.GlobalMaxPooling1D, Output.SAME, 8, 3),
     _pooling(layers.GlobalMaxPooling2D, Output.SAME, 8, 8, 3),
     _pooling(layers.GlobalAveragePooling1D, Output.RANGE, 8, 3),
