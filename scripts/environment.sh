@@ -20,14 +20,18 @@ is_suitable() { # is_suitable PYTHON: does it run, and is it of a version that k
 
 find_python() {
     local candidate
-    for candidate in ${KACC_PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
+    if [ -n "${KACC_PYTHON:-}" ]; then
+        is_suitable "$KACC_PYTHON" && printf '%s\n' "$KACC_PYTHON"
+        return
+    fi
+    for candidate in python3.13 python3.12 python3.11 python3 python; do
         if is_suitable "$candidate"; then
             command -v "$candidate"
             return
         fi
     done
     # pyenv's commands refuse to run versions that are not selected: look at its folder.
-    for candidate in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[123].*/bin/python; do
+    for candidate in "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.1[123].*/bin/python; do
         if is_suitable "$candidate"; then
             printf '%s\n' "$candidate"
             return
@@ -50,10 +54,16 @@ is_ready() { # is_ready EXTRA
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp 2>/dev/null)" ]
 }
 
+has_pip() {
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+        "$venv/bin/python" -m ensurepip >/dev/null 2>&1
+}
+
 create_venv() {
     local python
-    python=$(find_python) || fail "needs Python 3.11, 3.12 or 3.13: install one, or name it \
-with KACC_PYTHON=/path/to/python"
+    python=$(find_python) || fail "needs Python 3.11, 3.12 or 3.13\
+${KACC_PYTHON:+, which KACC_PYTHON=$KACC_PYTHON is not}: \
+install one, or name it with KACC_PYTHON=/path/to/python"
     rm -rf "$venv" # of a set-up that was cut off
     "$python" -m venv "$venv" >/dev/null 2>&1 || {
         rm -rf "$venv"
@@ -91,9 +101,8 @@ install_kacc() { # install_kacc EXTRA
 
 prepare_environment() {
     is_ready "$1" && return
-    # pip is the last thing that venv installs: without it the environment is half-made.
-    if ! is_suitable "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1
-    then
+    # pip comes into an environment last, so without it one may be half-made.
+    if ! is_suitable "$venv/bin/python" || ! has_pip; then
         create_venv
     fi
     install_kacc "$1"
