@@ -50,8 +50,9 @@ PY
 }
 
 is_ready() { # is_ready EXTRA
-    local stamp=$venv/kacc-$1.stamp
-    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp 2>/dev/null)" ]
+    local stamp=$venv/kacc-$1.stamp wanted
+    wanted=$(wanted_stamp 2>/dev/null) || return 1
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]
 }
 
 has_pip() {
