@@ -1,0 +1,127 @@
+"""Models with attached quantization: from `fit` to a file that does the same."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import kacc
+from kacc.converters import flatbuffer
+from kacc.converters.convert import convert
+from kacc.converters.parity import parity
+from kacc.core.errors import ConversionError, UsageError
+
+layers = keras.layers
+
+
+def untrained():
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="stem")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU(name="relu")(x)
+    shared = layers.Conv2D(6, 3, padding="same", activation="relu", name="shared")
+    y = shared(shared(x))
+    x = layers.Add(name="sum")([x, y])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dense(4, activation="softmax", name="classes")(x)
+    return keras.Model(image, x, name="net")
+
+
+@pytest.fixture(scope="module")
+def trained(images, rng):
+    keras.utils.set_random_seed(2)
+    model = untrained()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    labels = rng.integers(0, 4, len(images))
+    model.fit(images, labels, epochs=2, verbose=0)
+    kacc.quantize(model)
+    model.fit(images, labels, epochs=2, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("io", "batch"), [("int8", None), ("float32", None), ("int8", 1), ("int8", 7)]
+)
+def test_the_file_does_what_the_model_does(trained, images, tmp_path, io, batch):
+    artifact = convert(
+        trained, tmp_path / "m.tflite", "tflite-int8", io=io, batch=batch
+    )
+    assert artifact.manifest.scheme == "int8"
+    assert artifact.manifest.backend == "tflite"
+    assert "calibration_samples" not in artifact.manifest.options
+    data = artifact.path.read_bytes()
+    assert not list(flatbuffer.float_operators(data, io == "float32"))
+    found = parity(trained, artifact, images)
+    assert found.largest_lsb == 0
+    assert found.equal == 1
+    assert found.first_difference is None
+    assert {x.layer for x in found.layers} >= {"shared", "sum", "classes"}
+
+
+def test_the_layer_whose_weights_changed_is_named(trained, images, tmp_path):
+    artifact = convert(trained, tmp_path / "m.tflite", "tflite-int8")
+    kernel = trained.get_layer("shared").kernel
+    before = kernel.numpy()
+    kernel.assign(before * 0.5)
+    try:
+        found = parity(trained, artifact, images)
+        assert found.first_difference.layer == "shared"
+    finally:
+        kernel.assign(before)
+
+
+def test_converting_changes_nothing_in_the_model(trained, images, tmp_path):
+    before = trained.predict(images, verbose=0), trained.get_weights()
+    convert(trained, tmp_path / "m.tflite", "tflite-int8", images)
+    np.testing.assert_array_equal(trained.predict(images, verbose=0), before[0])
+    for got, want in zip(trained.get_weights(), before[1], strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_ranges_that_no_step_has_seen_need_calibration(images, tmp_path):
+    model = kacc.quantize(untrained())
+    path = tmp_path / "m.tflite"
+    with pytest.raises(UsageError, match=r"must have been seen.*classes") as caught:
+        convert(model, path, "tflite-int8")
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+    artifact = convert(model, path, "tflite-int8", images)
+    assert artifact.manifest.options["calibration_samples"] == len(images)
+    assert parity(model, artifact, images).equal == 1
+
+
+def test_bad_calibration_of_a_quantized_model(images, tmp_path):
+    model = kacc.quantize(untrained())
+    with pytest.raises(UsageError, match="must be finite"):
+        convert(model, tmp_path / "m.tflite", "tflite-int8", images * np.nan)
+
+
+@pytest.mark.parametrize(
+    "target", ["tflite-float32", "tflite-float16", "tflite-dynamic"]
+)
+def test_a_scheme_that_does_not_fit_the_target(trained, tmp_path, target):
+    with pytest.raises(UsageError, match=r"scheme 'int8'.*kacc\.strip"):
+        convert(trained, tmp_path / "m.tflite", target)
+
+
+def test_a_backend_is_for_plain_models(trained, tmp_path):
+    with pytest.raises(UsageError, match="brings its own ranges"):
+        convert(trained, tmp_path / "m.tflite", "tflite-int8", backend="ai-edge")
+
+
+@pytest.mark.filterwarnings("ignore:kacc leaves in float")
+def test_layers_that_a_rule_left_in_float_are_named(images, tmp_path):
+    model = kacc.quantize(untrained(), rules=[kacc.Rule("shared", skip=True)])
+    with pytest.raises(ConversionError, match="CONV_2D from shared"):
+        convert(model, tmp_path / "m.tflite", "tflite-int8", images)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_stripped_model_is_plain_again(trained, images, tmp_path):
+    copy = untrained()
+    copy.compile("adam", "sparse_categorical_crossentropy")
+    kacc.quantize(copy)
+    kacc.strip(copy)
+    artifact = convert(copy, tmp_path / "m.tflite", "tflite-float32")
+    np.testing.assert_allclose(artifact.predict(images), copy(images), atol=1e-5)
