@@ -122,13 +122,24 @@ class _LineHandler(logging.Handler):
 @contextlib.contextmanager
 def _loggers_to(lines: list[str]) -> Iterator[None]:
     handler = _LineHandler(lines)
+    root, thread = logging.getLogger(), threading.get_ident()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        """Takes what this thread logs without a logger's name."""
+        if record.thread != thread:
+            return True
+        handler.emit(record)
+        return False
+
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     saved = [(log, log.handlers, log.propagate) for log in loggers]
     for log in loggers:
         log.handlers, log.propagate = [handler], False
+    root.addFilter(is_of_others)
     try:
         yield
     finally:
+        root.removeFilter(is_of_others)
         for log, handlers, propagate in saved:
             log.handlers, log.propagate = handlers, propagate
 

@@ -10,6 +10,7 @@ from kacc.core.errors import ConversionError, KaccError
 from kacc.core.manifest import TensorInfo
 
 MANIFEST = "kacc.manifest"
+_LARGEST = 2**31 - 2**16
 _ALIGNMENT = 16  # what the schema demands of buffers, and Pack leaves out
 
 
@@ -129,8 +130,12 @@ def _tensor(model: Any, tensor: Any, types: dict[int, str]) -> Tensor:
         shape=_shape(tensor),
         scale=float(quantization.Scale(0)) if one_scale else None,
         zero_point=int(quantization.ZeroPoint(0)) if one_scale else None,
-        constant=model.Buffers(tensor.Buffer()).DataLength() > 0,
+        constant=_has_content(model.Buffers(tensor.Buffer())),
     )
+
+
+def _has_content(buffer: Any) -> bool:
+    return buffer.DataLength() > 0 or buffer.Size() > 0
 
 
 def _shape(tensor: Any) -> tuple[int | None, ...]:
@@ -231,22 +236,27 @@ def with_metadata(data: bytes, name: str, content: bytes) -> bytes:
         content: the entry.
 
     Returns:
-        The new file, its buffers aligned as the schema demands.
+        The new file, its buffers inside the FlatBuffer and aligned as the schema
+        demands.
 
     Raises:
-        ConversionError: if the file is above 2 GB, where buffers lie outside the
-            FlatBuffer.
+        ConversionError: if the file is above 2 GB, the limit of a FlatBuffer.
     """
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    if any(buffer.offset > 1 for buffer in model.buffers):
+    if len(data) > _LARGEST:
         raise ConversionError(
             "A TFLite file must stay below 2 GB",
             received=f"{len(data):,} bytes",
             fix="Make the model smaller",
         )
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # behind the FlatBuffer, as ai-edge-quantizer writes
+            end = buffer.offset + buffer.size
+            buffer.data = np.frombuffer(data[buffer.offset : end], np.uint8)
+            buffer.offset = buffer.size = 0
     kept = [m for m in model.metadata or [] if m.name not in (name, name.encode())]
     entry = schema.MetadataT(name=name, buffer=len(model.buffers))
     model.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))

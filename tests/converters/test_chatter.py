@@ -21,10 +21,12 @@ def test_everything_that_is_printed_goes_to_the_log(log, capfd):
         print("from print")
         print("from print to stderr", file=sys.stderr)
         logging.getLogger("absl").warning("from absl")
+        logging.warning("from no logger of its own")
         logging.getLogger("tensorflow").error("from tensorflow")
         warnings.warn("from a warning", stacklevel=1)
     for source in ("C++", "print", "print to stderr", "absl", "tensorflow"):
         assert f"from {source}" in log.messages
+    assert "from no logger of its own" in log.messages
     assert "UserWarning: from a warning" in log.messages
     assert capfd.readouterr() == ("", "")
 
@@ -47,13 +49,14 @@ def test_other_threads_keep_their_terminal(log, capsys):
     def progress():
         print("progress 1/2")
         print("progress 2/2", file=sys.stderr)
+        logging.getLogger().error("from another thread")
 
     with to_log():
         thread = threading.Thread(target=progress)
         thread.start()
         thread.join()
     assert capsys.readouterr() == ("progress 1/2\n", "progress 2/2\n")
-    assert log.messages == []
+    assert log.record_tuples == [("root", logging.ERROR, "from another thread")]
 
 
 def test_it_may_be_nested(log, capfd):

@@ -73,3 +73,31 @@ def test_float_operators_are_found(float_file, int8_file, two_file):
 def test_what_is_no_tflite_file():
     with pytest.raises(KaccError, match="must be a TFLite file"):
         flatbuffer.check_tflite(b"", "empty")
+
+
+def test_buffers_behind_the_flatbuffer_are_taken_inside(int8_file, images, tmp_path):
+    """ai-edge-quantizer writes files above a megabyte in this way."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from kacc.converters.artifact import open_artifact
+
+    data = int8_file.path.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    contents = {i: b.data for i, b in enumerate(model.buffers) if b.data is not None}
+    for i in contents:
+        # Large for now, so that the fields take their room.
+        model.buffers[i] = schema.BufferT(None, offset=2**40, size=2**40)
+    base = len(flatbuffer.pack(model, len(data)))
+    behind, position = b"", base + (-base % 16)
+    for i, content in contents.items():
+        model.buffers[i].offset = position + len(behind)
+        model.buffers[i].size = len(content)
+        behind += content.tobytes() + b"\0" * (-len(content) % 16)
+    head = flatbuffer.pack(model, len(data))
+    assert len(head) == base
+    outside = head.ljust(position, b"\0") + behind
+    (tmp_path / "m.tflite").write_bytes(flatbuffer.with_metadata(outside, "a", b"b"))
+    again = open_artifact(tmp_path / "m.tflite")
+    np.testing.assert_array_equal(again.predict(images), int8_file.predict(images))
+    before = [t.constant for t in flatbuffer.subgraphs(data)[0].tensors]
+    assert [t.constant for t in flatbuffer.subgraphs(outside)[0].tensors] == before
