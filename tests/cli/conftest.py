@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kacc.cli.main import main
+
 
 @pytest.fixture
 def kacc(tmp_path):
@@ -27,6 +29,19 @@ def kacc(tmp_path):
             timeout=600,
             **options,
         )
+
+    return run
+
+
+@pytest.fixture
+def kacc_inside(tmp_path, monkeypatch, capfd):
+    """As `kacc`, in this process: quick where TensorFlow is needed."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
     return run
 

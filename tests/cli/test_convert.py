@@ -34,11 +34,11 @@ def test_folder_of_images_as_calibration(kacc, tmp_path, model, class_folders):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "npy"])
-def test_numpy_file_as_calibration(kacc, tmp_path, model, suffix):
+def test_numpy_file_as_calibration(kacc_inside, tmp_path, model, suffix):
     x = np.random.default_rng(0).uniform(0, 255, (20, 12, 12, 3)).astype(np.float32)
     path = tmp_path / f"x.{suffix}"
     np.savez(path, image=x) if suffix == "npz" else np.save(path, x)
-    process = kacc(
+    process = kacc_inside(
         *("convert", model, "a.tflite", "--calibration", path),
         *("--io", "float32", "--batch", 2),
     )
@@ -48,39 +48,39 @@ def test_numpy_file_as_calibration(kacc, tmp_path, model, suffix):
     assert interpreter.get_input_details()[0]["shape"].tolist() == [2, 12, 12, 3]
 
 
-def test_float_target_needs_no_calibration(kacc, tmp_path, model):
-    process = kacc("convert", model, "a.tflite", "--target", "tflite-float16")
+def test_float_target_needs_no_calibration(kacc_inside, tmp_path, model):
+    process = kacc_inside("convert", model, "a.tflite", "--target", "tflite-float16")
     assert process.returncode == 0, process.stderr
     assert _types(tmp_path / "a.tflite") == [np.float32, np.float32]
 
 
 def test_integer_target_of_a_plain_model_needs_calibration(
-    kacc, tmp_path, model, assert_fails
+    kacc_inside, tmp_path, model, assert_fails
 ):
-    assert_fails(kacc("convert", model, "a.tflite"), 2, "calibration")
+    assert_fails(kacc_inside("convert", model, "a.tflite"), 2, "calibration")
     assert not (tmp_path / "a.tflite").exists()
 
 
-def test_misspelt_target(kacc, model, assert_fails):
-    process = kacc("convert", model, "a.tflite", "--target", "tflite-in8")
+def test_misspelt_target(kacc_inside, model, assert_fails):
+    process = kacc_inside("convert", model, "a.tflite", "--target", "tflite-in8")
     assert_fails(process, 2, "'tflite-in8'", "'tflite-int8'")
 
 
-def test_missing_model(kacc, assert_fails):
-    assert_fails(kacc("convert", "none.keras", "a.tflite"), 2, "'none.keras'")
+def test_missing_model(kacc_inside, assert_fails):
+    assert_fails(kacc_inside("convert", "none.keras", "a.tflite"), 2, "'none.keras'")
 
 
-def test_folder_of_the_output_is_missing(kacc, model, assert_fails):
-    assert_fails(kacc("convert", model, "no/a.tflite"), 1, "no/a.tflite")
+def test_folder_of_the_output_is_missing(kacc_inside, model, assert_fails):
+    assert_fails(kacc_inside("convert", model, "no/a.tflite"), 1, "no/a.tflite")
 
 
-def test_calibration_that_is_no_data(kacc, tmp_path, model, assert_fails):
+def test_calibration_that_is_no_data(kacc_inside, tmp_path, model, assert_fails):
     (tmp_path / "x.npz").write_text("words")
-    process = kacc("convert", model, "a.tflite", "--calibration", "x.npz")
+    process = kacc_inside("convert", model, "a.tflite", "--calibration", "x.npz")
     assert_fails(process, 2, "--calibration", "x.npz")
 
 
-def test_calibration_of_another_shape(kacc, tmp_path, model, assert_fails):
+def test_calibration_of_another_shape(kacc_inside, tmp_path, model, assert_fails):
     np.save(tmp_path / "x.npy", np.zeros((4, 5), np.float32))
-    process = kacc("convert", model, "a.tflite", "--calibration", "x.npy")
+    process = kacc_inside("convert", model, "a.tflite", "--calibration", "x.npy")
     assert_fails(process, 2, "(4, 5)", "12")
