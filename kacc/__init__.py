@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kacc.core.rules import Rule
     from kacc.measurement.measure import Measurement, measure
     from kacc.quantization.model import quantize
+    from kacc.quantization.simulation import simulate
     from kacc.support import register_layer
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "parity",
     "quantize",
     "register_layer",
+    "simulate",
     "strip",
 ]
 
@@ -67,6 +69,7 @@ _MODULES = {
     "parity": "kacc.converters.parity",
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
+    "simulate": "kacc.quantization.simulation",
     "strip": "kacc.core.recipe",
 }
 

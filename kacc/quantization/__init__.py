@@ -9,7 +9,7 @@ from kacc.quantization.model import (
     scheme_of,
     unseen_ranges,
 )
-from kacc.quantization.simulation import Simulation
+from kacc.quantization.simulation import Simulation, simulate
 
 __all__ = [
     "SCHEMES",
@@ -19,5 +19,6 @@ __all__ = [
     "calibrate",
     "quantize",
     "scheme_of",
+    "simulate",
     "unseen_ranges",
 ]

@@ -13,6 +13,7 @@ from kacc.core import attach, registry
 from kacc.core.graph import Call
 from kacc.quantization import integer
 from kacc.quantization.integer import Grid, Quantized
+from kacc.quantization.kernels import BuiltIn
 from kacc.quantization.transform import Quantize, quantize_of
 from kacc.quantization.weights import FileWeights, file_weights
 
@@ -30,10 +31,18 @@ class Operators:
         end: the quantization of the layer at the end of a fused chain, which has the
             range of the output.
         batch_norm: the call that is folded in, or None.
+        kernels: the arithmetic.
     """
 
-    def __init__(self, layer: Any, end: Quantize | None, batch_norm: Call | None):
+    def __init__(
+        self,
+        layer: Any,
+        end: Quantize | None,
+        batch_norm: Call | None,
+        kernels: BuiltIn,
+    ) -> None:
         self.layer = layer
+        self.kernels = kernels
         self.own = quantize_of(layer)
         self.end = end
         self.batch_norm = batch_norm
@@ -67,23 +76,38 @@ class Operators:
             with scope, attach.without_activation(self.layer):
                 return attach.own_call(self.layer, None, values)
 
-        weight = file.weights[attribute]
-        acc = exact_product(
-            x.centered, weight.integers, spec.weights[0].channels, product
-        )
-        return self.rescale(acc, x.grid, weight.scale, file.bias, name)
+        weight, channels = file.weights[attribute], spec.weights[0].channels
+        acc = exact_product(x.centered, weight.integers, channels, product)
+        kind = "dense" if len(weight.integers.shape) == 2 else "conv"
+        if len(channels) > 1:
+            kind = "depthwise"
+        return self.rescale(acc, x.grid, weight.scale, file.bias, name, kind)
 
     def rescale(
-        self, acc: Any, grid: Grid, weight_scale: Any, bias: Any, name: str
+        self,
+        acc: Any,
+        grid: Grid,
+        weight_scale: Any,
+        bias: Any,
+        name: str,
+        kind: str,
     ) -> Quantized:
-        """Accumulators plus the int32 bias, on the grid of the output."""
-        out = self.grid(name)
+        """Accumulators plus the int32 bias, on the grid of the output.
+
+        Args:
+            acc: exact sums of products.
+            grid: of the input.
+            weight_scale: the file's, one for each channel.
+            bias: float, or None.
+            name: of the output.
+            kind: "conv", "depthwise" or "dense".
+        """
         if bias is not None:
             step = grid.scale * tf.cast(weight_scale, tf.float64)
             whole = tf.round(tf.cast(bias, tf.float64) / step)
             acc = tf.cast(acc, tf.float64) + whole
-        multiplier = grid.scale32 * weight_scale / out.scale32
-        return integer.from_accumulator(acc, multiplier, out)
+        scales = (grid.scale32, weight_scale)
+        return self.kernels.linear(acc, scales, self.grid(name), kind)
 
     def exact(
         self, x: Quantized, kernel: Any, product: Callable[[Any, Any], Any]
@@ -93,11 +117,11 @@ class Operators:
 
     def add(self, a: Quantized, b: Quantized, name: str) -> Quantized:
         """ADD."""
-        return integer.add(a, b, self.grid(name))
+        return self.kernels.add(a, b, self.grid(name))
 
     def multiply(self, a: Quantized, b: Quantized, name: str) -> Quantized:
         """MUL."""
-        return integer.multiply(a, b, self.grid(name))
+        return self.kernels.multiply(a, b, self.grid(name))
 
     def constant(self, value: Any) -> Quantized:
         """A constant operand: the converter quantizes it by its own smallest range."""
@@ -112,27 +136,31 @@ class Operators:
         self, x: Quantized, axes: Sequence[int], keepdims: bool, name: str
     ) -> Quantized:
         """MEAN."""
-        return integer.mean(x, axes, keepdims, self.grid(name))
+        return self.kernels.mean(x, axes, keepdims, self.grid(name))
 
     def concatenate(self, parts: Sequence[Quantized], axis: int, name: str) -> Any:
         """CONCATENATION, after a QUANTIZE of each part to the output's grid."""
         grid = self.grid(name)
-        moved = [integer.requantize(x, grid).integers for x in parts]
+        moved = [self.kernels.requantize(x, grid).integers for x in parts]
         return Quantized(tf.concat(moved, axis), grid)
 
     def average(self, x: Quantized, pool: Callable[[Any], Any]) -> Quantized:
         """AVERAGE_POOL_2D; `pool` averages a float64 tensor."""
-        return integer.average(x, pool(tf.cast(x.integers, tf.float64)))
+        return self.kernels.average(x, pool(tf.cast(x.integers, tf.float64)))
 
     def softmax(self, x: Quantized, name: str) -> Quantized:
         """SOFTMAX over the last axis."""
-        return integer.softmax(x, self.grid(name))
+        return self.kernels.softmax(x, self.grid(name))
+
+    def hard_swish(self, x: Quantized, name: str) -> Quantized:
+        """HARD_SWISH."""
+        return self.kernels.hard_swish(x, self.grid(name))
 
     def table(
         self, x: Quantized, function: Callable[[Any], Any], name: str
     ) -> Quantized:
         """LOGISTIC and the like: rint(f(x) / s) + z of each of the 256 values."""
-        return integer.quantize(function(x.real), self.grid(name))
+        return self.kernels.table(x, function, self.grid(name))
 
 
 def exact_product(

@@ -17,13 +17,71 @@ import tensorflow as tf
 from keras import tree
 
 from kacc.core import attach, recipe, registry
+from kacc.core.errors import UsageError
 from kacc.core.graph import Call, Tensor, fill, trace
 from kacc.core.registry import Output
 from kacc.quantization import integer
 from kacc.quantization.integer import Quantized
-from kacc.quantization.model import placement_of, quantized
+from kacc.quantization.kernels import KERNELS, BuiltIn, kernels_named
+from kacc.quantization.model import placement_of, quantized, unseen_ranges
 from kacc.quantization.operators import Operators, grid_named
 from kacc.quantization.transform import Quantize, quantize_of
+
+
+def simulate(model: keras.Model, kernels: str = "xnnpack") -> keras.Model:
+    """Integer emulation of the file that `kacc.convert` will write.
+
+    The outputs equal the file's to the bit on that set of kernels. The variables stay
+    those of the model: training goes on and the simulation follows.
+
+    Args:
+        model: a quantized model.
+        kernels: "xnnpack" (LiteRT's default), "builtin" (LiteRT without XNNPACK) or
+            "reference" (the kernels of microcontrollers).
+
+    Returns:
+        A model for inference, with the inputs and outputs of `model`.
+
+    Raises:
+        UsageError: for a model that is not quantized, a range that was never seen, or
+            an unknown set of kernels.
+
+    Example:
+        >>> import numpy as np, keras, kacc
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model = kacc.quantize(model)
+        >>> kacc.quantization.calibrate(model, [np.ones((8, 4), "float32")])
+        >>> kacc.simulate(model, "reference").predict(np.ones((3, 4)), verbose=0).shape
+        (3, 2)
+    """
+    arithmetic = kernels_named(kernels)
+    if next(quantized(model), None) is None:
+        raise UsageError(
+            "Only a quantized model can be simulated",
+            received=f"the plain model {model.name!r}",
+            fix="Call kacc.quantize(model) and train or calibrate it",
+        )
+    unseen = unseen_ranges(model)
+    if unseen:
+        raise UsageError(
+            "Every range must have been seen before the simulation",
+            received=unseen[0],
+            fix="Train the model, or call kacc.quantization.calibrate(model, batches)",
+        )
+    return _SimulatedModel(model, arithmetic)
+
+
+class _SimulatedModel(keras.Model):
+    """A model that runs another one's simulation."""
+
+    def __init__(self, model: keras.Model, kernels: BuiltIn) -> None:
+        super().__init__(name=f"{model.name}_simulated")
+        self._model = model
+        self._simulation = Simulation(model, kernels)
+
+    def call(self, inputs: Any) -> Any:
+        return self._simulation(_flat_inputs(self._model, (inputs,)))
+
 
 # Grappler's constant folding and arithmetic optimization reorder float products and
 # turn divisions into multiplications: one rounding in a thousand would differ. The
@@ -47,9 +105,13 @@ class Simulation:
 
     Args:
         model: a quantized model.
+        kernels: the arithmetic.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(
+        self, model: keras.Model, kernels: BuiltIn = KERNELS["xnnpack"]
+    ) -> None:
+        self.kernels = kernels
         self.graph = trace(model)
         self.placement = placement_of(model, self.graph)
         self.entering = self._entering_ranges()
@@ -141,6 +203,7 @@ class Simulation:
             call.operation,
             quantize_of(end.operation),
             self.placement.folded.get(call),
+            self.kernels,
         )
         args, kwargs = fill(call, values)
         return spec.integer(call.operation, file, *args, **kwargs)

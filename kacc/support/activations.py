@@ -77,7 +77,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda steps, x: ops.softmax(x), lambda file, x: file.softmax(x, "output"), UNIT
     ),
     "swish": Activation(_gated, _integer_gated, inner={"gate": UNIT}),
-    "hard_swish": Activation(_hard_swish, _table(ops.hard_silu)),
+    "hard_swish": Activation(_hard_swish, lambda file, x: file.hard_swish(x, "output")),
 }
 
 # keras.activations.swish and hard_swish are other names of silu and hard_silu.

@@ -55,11 +55,12 @@ def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
         first.scale,
         None,
         "depthwise",
+        "depthwise",
     )
     acc = file.exact(between, second.integers, _pointwise)
     activation = ACTIVATIONS[name_of(layer)]
     name = "output" if activation.fused else BEFORE
-    outputs = file.rescale(acc, between.grid, second.scale, weights.bias, name)
+    outputs = file.rescale(acc, between.grid, second.scale, weights.bias, name, "conv")
     return outputs if activation.fused else activation.integer(file, outputs)
 
 
