@@ -1,0 +1,100 @@
+"""Time of a training step of ResNet8, batch 64: plain, quantization-aware, fused.
+
+All candidates are timed in one process, a step of each in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import legacy
+from common import Check, Report, arguments, loaders, resnet8
+from timing import interleave
+
+BATCH = 64
+
+
+def main() -> int:
+    options = arguments(
+        __doc__,
+        ("--rounds", {"type": int, "default": 100, "help": "steps of each (100)"}),
+    )
+    rounds = 3 if options.quick else options.rounds
+    candidates = _candidates()
+    times = interleave(candidates, rounds)
+    report = Report("step_time", options.quick, {"batch": BATCH, "rounds": rounds})
+    bases = {"tf_keras, tfmot QAT": "tf_keras"}
+    report.table(
+        "Training step", [times.row(n, bases.get(n, "Keras 3")) for n in candidates]
+    )
+    report.checks += [
+        Check(
+            "QAT step / plain step, stock BatchNormalization",
+            times.ratio("Keras 3, kacc QAT", "Keras 3")[1],
+            "<=",
+            1.15,
+        ),
+        Check(
+            "step with fused BatchNormalization / plain step",
+            times.ratio("Keras 3, fused", "Keras 3")[1],
+            "<=",
+            0.75,
+        ),
+    ]
+    return report.finish(options.out)
+
+
+def _candidates() -> dict[str, Callable[[], Any]]:
+    import keras
+    import tf_keras
+
+    import kacc
+
+    def keras3(*treatments: Callable[[Any], Any]) -> Callable[[], Any]:
+        model = _compiled(keras, resnet8())
+        for treatment in treatments:
+            treatment(model)
+        return _step(model)
+
+    def tf2(*treatments: Callable[[Any], Any]) -> Callable[[], Any]:
+        model = legacy.twin(resnet8())
+        for treatment in treatments:
+            model = treatment(model)
+        return _step(_compiled(tf_keras, model))
+
+    return {
+        "Keras 3": keras3(),
+        "Keras 3, kacc QAT": keras3(kacc.quantize),
+        "Keras 3, fused": keras3(kacc.accelerate),
+        "Keras 3, fused, kacc QAT": keras3(kacc.accelerate, kacc.quantize),
+        "tf_keras": tf2(),
+        "tf_keras, tfmot QAT": tf2(legacy.quantize),
+    }
+
+
+def _compiled(keras: Any, model: Any) -> Any:
+    model.compile(
+        keras.optimizers.Adam(1e-4),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def _step(model: Any) -> Callable[[], Any]:
+    """The step that `fit` runs, on real images that are in memory."""
+    import tensorflow as tf
+
+    x, y = loaders().cifar10("train", shards=1)
+    x, y = x[: 20 * BATCH].astype("float32"), y[: 20 * BATCH]
+    data = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(BATCH).prefetch(1)
+    iterator = iter(data)
+    model.make_train_function()
+    # Reading the loss waits for the step to end.
+    return lambda: float(model.train_function(iterator)["loss"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
