@@ -75,9 +75,9 @@ def nudge(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
         The ends of the range to use.
 
     Example:
-        >>> low, high = nudge(tf.constant(-0.4), tf.constant(254.6))
+        >>> low, high = nudge(tf.constant(-0.75), tf.constant(254.25))
         >>> float(low), float(high)
-        (0.0, 255.0)
+        (-1.0, 254.0)
     """
     steps = float(2**bits - 1)
     low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
