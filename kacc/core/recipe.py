@@ -155,8 +155,8 @@ def from_config(config: dict[str, Any], custom_objects: Any = None) -> Any:
 
 def _build_from_config(self: Any, config: dict[str, Any]) -> None:
     attach.base_class(self).build_from_config(self, config)
-    if self.built:
-        _restore(self)
+    self.built = True  # Keras says so only after this
+    _restore(self)
 
 
 def _restore(model: keras.Model) -> None:
