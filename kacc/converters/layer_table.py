@@ -18,9 +18,9 @@ from kacc.core.manifest import TensorInfo
 
 LAYER_SAMPLES = 16  # of which the values of all layers are held at once
 
-# Float files differ from Keras by the order of additions; more than this is a layer
-# that computes something else.
-FLOAT_TOLERANCE = 1e-4
+# How far a float file may be from Keras, as a share of the largest value, before a
+# layer computes something else: order of additions, rounded weights, int8 weights.
+_ALLOWED = {"tflite-float32": 1e-4, "tflite-float16": 1e-2, "tflite-dynamic": 0.1}
 
 # Operations that converters fuse into the one before them.
 _FUSED = frozenset(
@@ -43,7 +43,8 @@ class LayerParity:
         equal: share of equal values; on the file's integer grid where it has one.
         largest_lsb: the largest distance in integer steps; None without grid.
         max_abs, max_rel: the largest distance, and as a share of the largest value.
-        exact: whether the two should agree to the bit.
+        allowed: the distance that the formats explain: integer steps, or a share of
+            the largest value where there is no grid.
     """
 
     layer: str
@@ -52,18 +53,13 @@ class LayerParity:
     largest_lsb: int | None
     max_abs: float
     max_rel: float
-    exact: bool
+    allowed: float
 
     @property
     def differs(self) -> bool:
-        """Whether the values are further apart than the formats explain.
-
-        Integers of an attached model should be equal; those of a plain model, which
-        has no grid itself, may be one step away; floats differ by 1e-4 of the largest.
-        """
-        if self.largest_lsb is None:
-            return self.max_rel > FLOAT_TOLERANCE
-        return self.largest_lsb > (0 if self.exact else 1)
+        """Whether the values are further apart than the formats explain."""
+        distance = self.max_rel if self.largest_lsb is None else self.largest_lsb
+        return distance > self.allowed
 
 
 def first_difference(layers: Sequence[LayerParity]) -> LayerParity | None:
@@ -97,7 +93,11 @@ def layer_table(
         wanted = sorted({node for t in tensors for node in chains.of(t.name)})
         values = chains.values(wanted, samples)
         for tensor in tensors:
-            _add_plain(rows, tensor, chains, values)
+            # A plain model has no grid: its values may lie between two integers.
+            allowed = (
+                1 if tensor.info.is_quantized else _ALLOWED.get(artifact.target, 1e-4)
+            )
+            _add_plain(rows, tensor, chains, values, allowed)
     else:
         for tensor in tensors:
             _add_attached(rows, tensor, chains, captured)
@@ -271,6 +271,7 @@ def _add_plain(
     tensor: _FileTensor,
     chains: _Chains,
     values: Mapping[str, np.ndarray],
+    allowed: float,
 ) -> None:
     """Compares with the nearest candidate: the others are before what was fused."""
     got = tensor.real
@@ -280,7 +281,7 @@ def _add_plain(
     wants = {name: values[name].reshape(got.shape) for name in fitting}
     best = min(fitting, key=lambda name: float(np.abs(wants[name] - got).mean()))
     layer = chains.graph.layer_of(best) or best
-    rows[layer] = _row(layer, tensor, wants[best], exact=False)
+    rows[layer] = _row(layer, tensor, wants[best], allowed)
 
 
 def _add_attached(
@@ -295,11 +296,13 @@ def _add_attached(
         want = captured.get(layer)
         if want is not None and want.size == tensor.value.size:
             want = want.reshape(tensor.value.shape)
-            rows[layer] = _row(layer, tensor, want, exact=True)
+            rows[layer] = _row(layer, tensor, want, allowed=0)
             return
 
 
-def _row(layer: str, tensor: _FileTensor, want: np.ndarray, exact: bool) -> LayerParity:
+def _row(
+    layer: str, tensor: _FileTensor, want: np.ndarray, allowed: float
+) -> LayerParity:
     got, info = tensor.real, tensor.info
     gap = float(np.abs(want.astype(np.float64) - got).max())
     equal, largest = want == got, None
@@ -313,5 +316,5 @@ def _row(layer: str, tensor: _FileTensor, want: np.ndarray, exact: bool) -> Laye
         largest_lsb=largest,
         max_abs=gap,
         max_rel=gap / (float(np.abs(want).max()) or 1.0),
-        exact=exact,
+        allowed=allowed,
     )

@@ -8,7 +8,7 @@ import textwrap
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kacc.core.errors import KaccError
@@ -40,6 +40,7 @@ WRITE = """
 """
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.binary(max_size=100))
 def test_what_is_written_is_read(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("files") / "a.bin"

@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kacc.core.errors import KaccError
@@ -11,6 +11,7 @@ from kacc.core.manifest import DICT, Manifest, TensorInfo
 NAMES = st.lists(st.text(min_size=1), min_size=1, max_size=4, unique=True)
 
 
+@settings(deadline=None, max_examples=40)
 @given(NAMES, NAMES, st.dictionaries(st.text(), st.none() | st.integers() | st.text()))
 def test_json_and_the_tensors_of_the_file_restore_a_manifest(inputs, outputs, options):
     into = {name: TensorInfo(name, (None, 3), "int8", 0.5, -3) for name in inputs}

@@ -45,6 +45,16 @@ def test_a_float_file_differs_by_rounding_only(model, float_file, images):
     assert "No layer differs" in str(found)
 
 
+@pytest.mark.parametrize("target", ["tflite-float16", "tflite-dynamic"])
+def test_rounded_weights_are_no_difference_and_others_are(
+    model, images, tmp_path, target
+):
+    artifact = convert(model, tmp_path / "m.tflite", target)
+    assert parity(model, artifact, images).first_difference is None
+    found = parity(changed_copy(model, "conv_1"), artifact, images)
+    assert found.first_difference.layer == "conv_1"
+
+
 def test_figures_of_an_integer_file(model, int8_file, images, int8_parity):
     (classes,) = int8_file.manifest.outputs
     (image,) = int8_file.manifest.inputs

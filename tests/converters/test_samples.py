@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kacc.converters.samples import Samples, gather
@@ -142,6 +142,7 @@ def test_several_inputs_that_do_not_fit(data, message):
         gather(data, TWO, "The data")
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 50), st.integers(1, 60))
 def test_batches_are_full_and_hold_every_sample_in_order(count, size):
     batches = [b[0] for b in Samples([np.arange(count)]).batches(size)]

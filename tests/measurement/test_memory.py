@@ -4,7 +4,7 @@ import itertools
 
 import keras
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kacc.measurement.memory import Step, peak_bytes, peak_memory_bytes, size_bytes
@@ -12,6 +12,7 @@ from kacc.measurement.memory import Step, peak_bytes, peak_memory_bytes, size_by
 layers = keras.layers
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=20))
 def test_a_chain_needs_its_largest_pair(sizes):
     names = list(range(len(sizes)))
