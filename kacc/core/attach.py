@@ -263,8 +263,9 @@ def transformed_weights(
     mapping = []
     for weight in spec.weights:
         variable = getattr(operation, weight.attribute)
-        with keras.src.backend.AutocastScope(None):  # the full value, not bfloat16
-            value = keras.ops.convert_to_tensor(variable)
+        # The full value, not bfloat16: a variable itself would cast again when read.
+        with keras.src.backend.AutocastScope(None):
+            value = variable.value
         mapping.append((variable, steps.weight(weight.attribute, value)))
     if not mapping:
         yield
