@@ -9,6 +9,7 @@ weights come.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -23,6 +24,10 @@ REGISTERED_NAME = "kacc>AttachedModel"
 _RESTORE: dict[str, Callable[[keras.Model, dict[str, Any]], None]] = {}
 _INFER: list[Callable[[keras.Model, Any], Callable[[Any], Any] | None]] = []
 _CLASSES: dict[type, type] = {}
+
+# The model that is being called and what it was called with: Keras hands a bfloat16
+# model's `call` rounded inputs, and the file reads the full ones.
+_GIVEN: ContextVar[Any] = ContextVar("kacc_given", default=(None, ()))
 
 
 def register_technique(
@@ -94,6 +99,7 @@ def _model_class(base: type) -> type:
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
+            "__call__": _outer_call,
             "call": _call,
             "get_config": _get_config,
             "from_config": classmethod(_from_config),
@@ -102,6 +108,22 @@ def _model_class(base: type) -> type:
         _CLASSES[base] = type(base.__name__, (base,), members)
         object_registration.GLOBAL_CUSTOM_NAMES[_CLASSES[base]] = REGISTERED_NAME
     return _CLASSES[base]
+
+
+def _outer_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    token = _GIVEN.set((self, args))
+    try:
+        return attach.base_class(self).__call__(self, *args, **kwargs)
+    finally:
+        _GIVEN.reset(token)
+
+
+def _given(model: Any, args: tuple[Any, ...]) -> Any:
+    """The positional arguments as they were before Keras cast them."""
+    called, given = _GIVEN.get()
+    if called is not model or len(given) != len(args):
+        return args
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, given)
 
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +144,8 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
     for infer in _INFER:
         run = infer(self, own)
         if run is not None:
-            return run(args)
+            with keras.src.backend.AutocastScope(None):
+                return run(_given(self, args))
     return own()
 
 

@@ -30,10 +30,13 @@ class Weight:
     Args:
         attribute: the layer's attribute that holds the variable.
         channels: axes that keep a scale of their own, counted from the end.
+        inputs: the axis that the products are summed over, of input channels, or None
+            where there is none (depthwise kernels).
     """
 
     attribute: str
     channels: tuple[int, ...] = (-1,)
+    inputs: int | None = -2
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class BuiltIn:
     # How each operator multiplies its accumulators.
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_halves_up,
+        "transpose": fixed_point.multiply_twice_rounded,
         "depthwise": fixed_point.multiply_twice_rounded,
         "dense": fixed_point.multiply_halves_up,
     }
@@ -36,7 +37,7 @@ class BuiltIn:
             acc: exact sums with the bias.
             scales: of the input, and of the weights per channel; float32.
             grid: of the output.
-            kind: "conv", "depthwise" or "dense".
+            kind: "conv", "transpose", "depthwise" or "dense".
         """
         real = _f64(scales[0]) * _f64(scales[1]) / _f64(grid.scale32)
         return _fixed(acc, real, grid, self._products[kind])
@@ -98,6 +99,13 @@ class BuiltIn:
         shares = powers * (1.0 / (total * grid.scale32))
         return Quantized(grid.clip(tf.floor(shares + 0.5) + grid.zero), grid)
 
+    def leaky_relu(self, x: Quantized, slope: float, grid: Grid) -> Quantized:
+        """LEAKY_RELU: one multiplier for each sign."""
+        scale = _f64(x.grid.scale32) / _f64(grid.scale32)
+        steep = _multiplied(x.centered, scale)
+        flat = _multiplied(x.centered, scale * _f64(tf.constant(slope, tf.float32)))
+        return _on(grid, tf.where(x.centered >= 0, steep, flat))
+
     def hard_swish(self, x: Quantized, grid: Grid) -> Quantized:
         """HARD_SWISH: x * relu6(x + 3) / 6 on 16 bit integers."""
         fine = x.grid.scale32 * tf.constant(1 / 128, tf.float32)
@@ -131,6 +139,7 @@ class Reference(BuiltIn):
 
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_twice_rounded,
+        "transpose": fixed_point.multiply_twice_rounded,
         "depthwise": fixed_point.multiply_twice_rounded,
         "dense": fixed_point.multiply_once_rounded,
     }
@@ -169,6 +178,14 @@ class XnnPack(BuiltIn):
         # A fused multiply-add rounds once: the product itself is not rounded.
         scaled = total * _f64(x.grid.scale32 / grid.scale32 / count)
         return _on(grid, tf.round(scaled))
+
+    def leaky_relu(self, x: Quantized, slope: float, grid: Grid) -> Quantized:
+        """Multipliers of 8 bits, one for each sign, one shift."""
+        scale = x.grid.scale32 / grid.scale32
+        flat = scale * tf.constant(slope, tf.float32)
+        multiplier = tf.round(256.0 * tf.where(x.centered >= 0, scale, flat))
+        total = x.centered * multiplier + grid.zero * 256.0 + 128.0
+        return Quantized(grid.clip(tf.floor(total / 256.0)), grid)
 
     def requantize(self, x: Quantized, grid: Grid) -> Quantized:
         """An 8 bit multiplier, one shift."""

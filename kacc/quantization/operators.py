@@ -76,11 +76,13 @@ class Operators:
             with scope, attach.without_activation(self.layer):
                 return attach.own_call(self.layer, None, values)
 
-        weight, channels = file.weights[attribute], spec.weights[0].channels
-        acc = exact_product(x.centered, weight.integers, channels, product)
+        weight = file.weights[attribute]
+        acc = exact_product(x.centered, weight.integers, spec.weights[0], product)
         kind = "dense" if len(weight.integers.shape) == 2 else "conv"
-        if len(channels) > 1:
+        if spec.weights[0].inputs is None:
             kind = "depthwise"
+        elif spec.weights[0].inputs == -1:
+            kind = "transpose"
         return self.rescale(acc, x.grid, weight.scale, file.bias, name, kind)
 
     def rescale(
@@ -113,7 +115,7 @@ class Operators:
         self, x: Quantized, kernel: Any, product: Callable[[Any, Any], Any]
     ) -> Any:
         """The exact sums of a product that goes over all input channels."""
-        return exact_product(x.centered, kernel, (-1,), product)
+        return exact_product(x.centered, kernel, registry.Weight("kernel"), product)
 
     def add(self, a: Quantized, b: Quantized, name: str) -> Quantized:
         """ADD."""
@@ -152,6 +154,14 @@ class Operators:
         """SOFTMAX over the last axis."""
         return self.kernels.softmax(x, self.grid(name))
 
+    def leaky_relu(self, x: Quantized, slope: float, name: str) -> Quantized:
+        """LEAKY_RELU."""
+        return self.kernels.leaky_relu(x, slope, self.grid(name))
+
+    def subtract(self, a: Quantized, b: Quantized, name: str) -> Quantized:
+        """SUB."""
+        return self.kernels.add(a, b, self.grid(name), sign=-1)
+
     def hard_swish(self, x: Quantized, name: str) -> Quantized:
         """HARD_SWISH."""
         return self.kernels.hard_swish(x, self.grid(name))
@@ -164,26 +174,31 @@ class Operators:
 
 
 def exact_product(
-    values: Any, kernel: Any, channels: tuple[int, ...], product: Callable[..., Any]
+    values: Any, kernel: Any, weight: registry.Weight, product: Callable[..., Any]
 ) -> Any:
     """A product of integers with an exact sum, in float32 parts where that is enough.
 
     Args:
         values: q - z, float32, input channels last.
-        kernel: integers, float32, input channels in the last but one axis.
-        channels: the kernel's output axes; a depthwise kernel sums over no channels.
+        kernel: integers, float32.
+        weight: says which axis of the kernel is summed over, if any.
         product: (values, kernel) -> sums.
     """
-    per_channel = math.prod(kernel.shape[:-2])
-    inputs = kernel.shape[-2]
-    part = max(1, integer.EXACT_PRODUCTS // max(1, per_channel))
-    if len(channels) > 1 or inputs <= part:
+    if weight.inputs is None:
+        return product(values, kernel)
+    axis = weight.inputs % len(kernel.shape)
+    inputs = kernel.shape[axis]
+    outputs = math.prod(kernel.shape[channel] for channel in weight.channels)
+    per_channel = math.prod(kernel.shape) // (inputs * outputs)
+    part = max(1, integer.EXACT_PRODUCTS // per_channel)
+    if inputs <= part:
         return product(values, kernel)
     total = tf.constant(0.0, tf.float64)
     for start in range(0, inputs, part):
         stop = min(start + part, inputs)
         if values.shape[-1] == inputs:
-            piece = product(values[..., start:stop], kernel[..., start:stop, :])
+            some = tf.gather(kernel, range(start, stop), axis=axis)
+            piece = product(values[..., start:stop], some)
         else:  # grouped: the kernel keeps its shape, the other channels are zeroed
             inside = tf.range(values.shape[-1]) % inputs
             mask = tf.cast((inside >= start) & (inside < stop), values.dtype)

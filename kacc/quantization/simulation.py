@@ -274,7 +274,9 @@ def _moved(call: Call, values: list[Any]) -> Any:
     operation = call.operation
     if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
         kwargs = {**kwargs, "training": False}
-    moved = attach.own_call(operation, None, *args, **kwargs)
+    spec = registry.find(operation)
+    function = (spec and spec.call) or attach.own_call
+    moved = function(operation, None, *args, **kwargs)
     grid = values[0].grid
     return Quantized(moved + grid.zero, grid)
 

@@ -19,6 +19,8 @@ from kacc.core.registry import RangeSpec
 # The TFLite specification fixes the output of LOGISTIC and SOFTMAX at scale 1/256,
 # zero point -128: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
 UNIT = RangeSpec(fixed=(0.0, 255 / 256))
+# And that of TANH at scale 1/128, zero point 0.
+SIGNED_UNIT = RangeSpec(fixed=(-1.0, 127 / 128))
 BEFORE = "pre_activation"
 
 
@@ -76,6 +78,11 @@ ACTIVATIONS: dict[str, Activation] = {
     "softmax": Activation(
         lambda steps, x: ops.softmax(x), lambda file, x: file.softmax(x, "output"), UNIT
     ),
+    "tanh": Activation(lambda steps, x: ops.tanh(x), _table(ops.tanh), SIGNED_UNIT),
+    "gelu": Activation(
+        lambda steps, x: ops.gelu(x, approximate=False),
+        _table(lambda x: ops.gelu(x, approximate=False)),
+    ),
     "swish": Activation(_gated, _integer_gated, inner={"gate": UNIT}),
     "hard_swish": Activation(_hard_swish, lambda file, x: file.hard_swish(x, "output")),
 }
@@ -87,6 +94,8 @@ _NAMES: dict[Any, str] = {
     keras.activations.relu6: "relu6",
     keras.activations.sigmoid: "sigmoid",
     keras.activations.softmax: "softmax",
+    keras.activations.tanh: "tanh",
+    keras.activations.gelu: "gelu",
     keras.activations.silu: "swish",
     keras.activations.hard_silu: "hard_swish",
 }

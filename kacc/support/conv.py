@@ -96,6 +96,7 @@ def _conv(cls: type, weights: tuple[Weight, ...], **options: Any) -> LayerSpec:
 
 
 _IMAGE = [(8, 8, 3)]
+_SEQUENCE = [(10, 3)]
 
 SPECS = [
     _conv(
@@ -119,7 +120,7 @@ SPECS = [
     ),
     _conv(
         layers.DepthwiseConv2D,
-        (Weight("kernel", channels=(-2, -1)),),
+        (Weight("kernel", channels=(-2, -1), inputs=None),),
         examples=(
             lambda: (layers.DepthwiseConv2D(3, activation="relu6"), _IMAGE),
             lambda: (
@@ -131,8 +132,43 @@ SPECS = [
         ),
     ),
     _conv(
+        layers.DepthwiseConv1D,
+        (Weight("kernel", channels=(-2, -1), inputs=None),),
+        examples=(
+            lambda: (layers.DepthwiseConv1D(3, activation="relu"), _SEQUENCE),
+            lambda: (layers.DepthwiseConv1D(3, depth_multiplier=2), _SEQUENCE),
+        ),
+    ),
+    _conv(
+        layers.SeparableConv1D,
+        (
+            Weight("depthwise_kernel", channels=(-2, -1), inputs=None),
+            Weight("pointwise_kernel"),
+        ),
+        ranges=_separable_ranges,
+        call=_separable_call,
+        integer=_separable_integer,
+        examples=(
+            lambda: (layers.SeparableConv1D(4, 3, activation="relu"), _SEQUENCE),
+        ),
+    ),
+    _conv(
+        layers.Conv2DTranspose,
+        (Weight("kernel", channels=(-2,), inputs=-1),),
+        examples=(
+            lambda: (layers.Conv2DTranspose(4, 3, strides=2, padding="same"), _IMAGE),
+            lambda: (
+                layers.Conv2DTranspose(4, 2, strides=2, activation="relu"),
+                _IMAGE,
+            ),
+        ),
+    ),
+    _conv(
         layers.SeparableConv2D,
-        (Weight("depthwise_kernel", channels=(-2, -1)), Weight("pointwise_kernel")),
+        (
+            Weight("depthwise_kernel", channels=(-2, -1), inputs=None),
+            Weight("pointwise_kernel"),
+        ),
         ranges=_separable_ranges,
         call=_separable_call,
         integer=_separable_integer,

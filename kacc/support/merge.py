@@ -57,6 +57,23 @@ def _operator_integer(join: str) -> Callable[..., Any]:
     return integer
 
 
+def _average_ranges(layer: Any) -> dict[str, RangeSpec]:
+    return {**_pairwise_ranges(layer), "total": RangeSpec()}
+
+
+def _average(layer: Any, steps: Any, inputs: Any) -> Any:
+    total = _pairwise(keras.ops.add)(layer, steps, inputs)
+    return steps.range("total", total) * (1.0 / len(inputs))
+
+
+def _average_integer(layer: Any, file: Any, inputs: Any) -> Any:
+    total = inputs[0]
+    for i, value in enumerate(inputs[1:], start=1):
+        name = "total" if i == len(inputs) - 1 else f"partial_{i}"
+        total = file.add(total, value, name)
+    return file.multiply(total, file.constant(1.0 / len(inputs)), "output")
+
+
 def _merge(cls: type, function: Callable[[Any, Any], Any]) -> LayerSpec:
     return LayerSpec(
         cls,
@@ -79,6 +96,22 @@ SPECS = [
     _merge(layers.Add, keras.ops.add),
     _merge(layers.Multiply, keras.ops.multiply),
     LayerSpec(
+        layers.Subtract,
+        absorbs_relu=True,
+        integer=_pairwise_integer("subtract"),
+        examples=(lambda: (layers.Subtract(), [(6, 6, 3), (6, 6, 3)]),),
+    ),
+    LayerSpec(
+        layers.Average,
+        ranges=_average_ranges,
+        call=_average,
+        integer=_average_integer,
+        examples=(
+            lambda: (layers.Average(), [(6, 6, 3), (6, 6, 3)]),
+            lambda: (layers.Average(), [(5,), (5,), (5,)]),
+        ),
+    ),
+    LayerSpec(
         layers.Concatenate,
         integer=_concatenate,
         examples=(
@@ -89,6 +122,9 @@ SPECS = [
     LayerSpec(operators.Add, absorbs_relu=True, integer=_operator_integer("add")),
     LayerSpec(
         operators.Multiply, absorbs_relu=True, integer=_operator_integer("multiply")
+    ),
+    LayerSpec(
+        operators.Subtract, absorbs_relu=True, integer=_operator_integer("subtract")
     ),
     LayerSpec(operators.Concatenate, integer=_concatenate),
 ]
