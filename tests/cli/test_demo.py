@@ -70,10 +70,10 @@ def test_demo_learns_the_digits_and_says_no_word_too_many(kacc, tmp_path):
     assert process.stderr.splitlines() == [
         "training in float",
         "training for int8",
-        "converting and measuring: float Keras",
-        "converting and measuring: float32 TFLite",
-        "converting and measuring: PTQ int8",
-        "converting and measuring: QAT int8",
+        "comparing: float Keras",
+        "comparing: float32 TFLite",
+        "comparing: PTQ int8",
+        "comparing: QAT int8",
     ]
     accuracies = [row["accuracy"] for row in report["variants"]]
     assert min(accuracies) > 0.9

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         default=argparse.SUPPRESS,
-        help="epochs of each training (default: 14, or 3 for a model of your own)",
+        help="epochs of each training (default: 12, or 3 for a model of your own)",
     )
     add_pixels(parser)
 

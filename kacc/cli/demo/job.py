@@ -8,7 +8,6 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from kacc.report.comparison import Variant, comparison_record, comparison_table
 from kacc.report.plot import comparison_plot
 from kacc.report.progress import Stages
 
-EPOCHS, EPOCHS_OF_OWN_MODEL = 14, 3
+EPOCHS, EPOCHS_OF_OWN_MODEL = 12, 3
 CALIBRATION_IMAGES = 200
 # What a conversion or a measurement counts on the progress bar, in training steps.
 STEPS_OF_A_FILE = 40
@@ -59,12 +58,11 @@ def run_demo(request: Request, console: Console | None = None) -> list[Variant]:
     """
     start = time.monotonic()
     _create_folder(request.out)
-    new_model, dataset = _inputs(request)
+    own, dataset = _inputs(request)
     data = split(dataset, request.pixels)
-    default = EPOCHS_OF_OWN_MODEL if request.model else EPOCHS
-    epochs = request.epochs or default
+    epochs = request.epochs or (EPOCHS_OF_OWN_MODEL if own else EPOCHS)
     with Stages(2 * epochs * data.steps + 4 * STEPS_OF_A_FILE) as stages:
-        floating, quantized = _train_both(new_model, data, epochs, request, stages)
+        floating, quantized = _train_both(request, dataset, data, epochs, stages)
         variants = _compare(floating, quantized, data, request.out, stages)
     title = f"{dataset.source}: {len(data.y_validation):,} validation images"
     record = _record(request, dataset, data, epochs, variants)
@@ -93,19 +91,16 @@ def _create_folder(folder: Path) -> None:
     check_writable(folder / "report.json")
 
 
-def _inputs(request: Request) -> tuple[Callable[[], keras.Model], Dataset]:
-    """A function that makes the model anew, and the images that fit it."""
+def _inputs(request: Request) -> tuple[keras.Model | None, Dataset]:
+    """The person's own model, if there is one, and the images that fit it."""
     if request.model is None:
         if request.pixels != "0..255":
             raise UsageError("--pixels is for a model of your own", fix="Add --model")
-        dataset = _images(request, ImageShape())
-        shape, classes = dataset.x.shape[1:], len(dataset.classes)
-        return lambda: small_cnn(shape, classes), dataset
-    path = request.model
-    model = load_classifier(path)
+        return None, _images(request, ImageShape())
+    model = load_classifier(request.model)
     dataset = _images(request, image_shape(model))
     check_classes(model, dataset.classes, dataset.source)
-    return lambda: load_classifier(path), dataset
+    return model, dataset
 
 
 def _images(request: Request, shape: ImageShape) -> Dataset:
@@ -115,13 +110,16 @@ def _images(request: Request, shape: ImageShape) -> Dataset:
 
 
 def _train_both(
-    new_model: Callable[[], keras.Model],
-    data: Split,
-    epochs: int,
-    request: Request,
-    stages: Stages,
+    request: Request, dataset: Dataset, data: Split, epochs: int, stages: Stages
 ) -> tuple[keras.Model, keras.Model]:
     """The model trained in float and with quantization, from one start."""
+
+    def new_model() -> keras.Model:
+        if request.model is not None:
+            return load_classifier(request.model)
+        shape, classes = dataset.x.shape[1:], len(dataset.classes)
+        return small_cnn(shape, classes, epochs * data.steps)
+
     keras.utils.set_random_seed(SEED)
     floating, quantized = new_model(), new_model()
     quantized.set_weights(floating.get_weights())
@@ -149,7 +147,7 @@ def _compare(
         ("PTQ int8", "ptq-int8.tflite", floating, "tflite-int8"),
         ("QAT int8", "qat-int8.tflite", quantized, "tflite-int8"),
     ):
-        stages.begin(f"converting and measuring: {name}")
+        stages.begin(f"comparing: {name}")
         if target is None:
             _save(model, out / file)
             rows.append(_row(name, file, kacc.measure(model, x, y), None))

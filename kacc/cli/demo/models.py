@@ -14,18 +14,20 @@ from kacc.core.errors import UsageError
 LOSS = "sparse_categorical_crossentropy"
 
 
-def small_cnn(shape: tuple[int, int, int], classes: int) -> keras.Model:
+def small_cnn(shape: tuple[int, int, int], classes: int, steps: int) -> keras.Model:
     """A small residual network with the layers that such networks are made of.
 
     Args:
         shape: (height, width, channels) of images with pixels in 0..255.
         classes: the number of classes.
+        steps: for how many steps it will be trained, over which the learning rate
+            falls to zero.
 
     Returns:
         A compiled model; about 26,000 weights for 8x8 images.
 
     Example:
-        >>> small_cnn((8, 8, 1), 10).output_shape
+        >>> small_cnn((8, 8, 1), 10, steps=100).output_shape
         (None, 10)
     """
     inputs = keras.Input(shape, name="image")
@@ -41,7 +43,8 @@ def small_cnn(shape: tuple[int, int, int], classes: int) -> keras.Model:
     x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
     outputs = layers.Dense(classes, activation="softmax", name="probability")(x)
     model = keras.Model(inputs, outputs, name="small_cnn")
-    model.compile(keras.optimizers.Adam(2e-3), LOSS, metrics=["accuracy"])
+    rate = keras.optimizers.schedules.CosineDecay(4e-3, steps)
+    model.compile(keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
     return model
 
 
