@@ -70,8 +70,8 @@ class Operators:
         def product(values: Any, kernel: Any) -> Any:
             scope = keras.StatelessScope()
             scope.state_mapping[id(getattr(self.layer, attribute))] = kernel
-            if self.layer.use_bias:
-                bias = self.layer.bias
+            bias = getattr(self.layer, spec.bias or "", None)
+            if bias is not None:
                 scope.state_mapping[id(bias)] = tf.zeros(bias.shape)
             with scope, attach.without_activation(self.layer):
                 return attach.own_call(self.layer, None, values)
@@ -111,6 +111,15 @@ class Operators:
         scales = (grid.scale32, weight_scale)
         return self.kernels.linear(acc, scales, self.grid(name), kind)
 
+    def scale_channels(
+        self, x: Quantized, factor: Any, offset: Any, name: str
+    ) -> Quantized:
+        """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale."""
+        largest = 127.0
+        scale = tf.cast(tf.abs(tf.cast(factor, tf.float64)) / largest, tf.float32)
+        acc = x.centered * tf.sign(factor) * largest
+        return self.rescale(acc, x.grid, scale, offset, name, "depthwise")
+
     def exact(
         self, x: Quantized, kernel: Any, product: Callable[[Any, Any], Any]
     ) -> Any:
@@ -133,6 +142,12 @@ class Operators:
         scale = (high - low) / 255.0
         grid = Grid(scale, tf.cast(tf.round(-128.0 - low / scale), tf.float32))
         return integer.quantize(array, grid)
+
+    def lookup(self, table: Any, indices: Any, name: str) -> Quantized:
+        """GATHER from a table on the grid of the output."""
+        rows = integer.quantize(table, self.grid(name))
+        whole = tf.cast(indices, tf.int32)
+        return Quantized(tf.gather(rows.integers, whole), rows.grid)
 
     def mean(
         self, x: Quantized, axes: Sequence[int], keepdims: bool, name: str

@@ -69,7 +69,6 @@ class _Placer:
         self.consumers = graph.consumers()
         self.result = Placement()
         self.state: dict[Tensor, _On] = dict.fromkeys(graph.inputs, _On.FLOAT)
-        self.producer = graph.producers()
         self.reasons = {
             call: call.reason
             or skip(call)
@@ -84,7 +83,7 @@ class _Placer:
         return self.result
 
     def _visit(self, call: Call) -> None:
-        reason = self.reasons[call] or self._batch_norm_reason(call)
+        reason = self.reasons[call]
         if reason:
             self.result.skipped.setdefault(call.path, reason)
             self._set(call, _On.FLOAT)
@@ -96,9 +95,8 @@ class _Placer:
             self._set(call, self.state[call.inputs[0]])
             return
         for position, tensor in enumerate(call.inputs):
-            if self.state[tensor] is _On.FLOAT and tensor.dtype.startswith(
-                ("float", "bfloat")
-            ):
+            real = tensor.dtype.startswith(("float", "bfloat"))
+            if self.state[tensor] is _On.FLOAT and real and not spec.reads_indices:
                 names[f"input_{position}"] = RangeSpec()
         if spec.output is Output.RANGE:
             self._place_output(call, spec, names)
@@ -135,15 +133,6 @@ class _Placer:
 
     def _set(self, call: Call, state: _On) -> None:
         self.state.update((tensor, state) for tensor in call.outputs)
-
-    def _batch_norm_reason(self, call: Call) -> str | None:
-        spec = registry.find(call.operation)
-        if spec is None or not spec.is_batch_norm:
-            return None
-        before = self.producer.get(call.inputs[0])
-        if before is not None and self.state[call.inputs[0]] is _On.FUSED:
-            return None
-        return "it does not follow a convolution or dense layer into which it folds"
 
     def _fusing_operations(self) -> set[int]:
         """The operations whose output is swallowed by its reader at every call."""

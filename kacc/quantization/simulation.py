@@ -187,8 +187,8 @@ class Simulation:
         if swallowed and isinstance(values[0], Quantized):
             return values[0]
         with tf.name_scope(call.path):
-            on_grid = all(isinstance(v, Quantized) for v in values)
-            if spec is None or not on_grid or call.path in self.placement.skipped:
+            skipped = call.path in self.placement.skipped
+            if spec is None or skipped or not _on_grid(spec, values):
                 return self._float_call(call, values)
             if spec.output is not Output.RANGE and spec.integer is None:
                 return _moved(call, values)
@@ -262,6 +262,10 @@ def _simulation_of(model: keras.Model) -> Simulation:
 
 def _float32(value: Any) -> Any:
     return tf.cast(value, tf.float32)
+
+
+def _on_grid(spec: registry.LayerSpec, values: list[Any]) -> bool:
+    return spec.reads_indices or all(isinstance(v, Quantized) for v in values)
 
 
 def _real(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from kacc.core.registry import LayerSpec, Weight
@@ -14,6 +16,26 @@ from kacc.support.activations import (
 )
 
 layers = keras.layers
+
+
+def _einsum_reason(layer: Any) -> str | None:
+    """Only a product over the last axis, as a Dense makes it."""
+    inputs, _, rest = layer.equation.replace(" ", "").partition(",")
+    kernel, _, outputs = rest.partition("->")
+    is_dense = (
+        len(kernel) == 2
+        and inputs[-1:] == kernel[0]
+        and outputs == inputs[:-1] + kernel[1]
+        and layer.bias_axes in (None, kernel[1])
+    )
+    if not is_dense:
+        return f"its equation {layer.equation} is not that of a Dense"
+    return unsupported(layer)
+
+
+def _embed(layer: Any, file: Any, indices: Any) -> Any:
+    return file.lookup(layer.embeddings.value, indices, "output")
+
 
 SPECS = [
     LayerSpec(
@@ -33,4 +55,23 @@ SPECS = [
             lambda: (layers.Dense(4, activation="swish"), [(3, 7)]),
         ),
     ),
+    LayerSpec(
+        layers.EinsumDense,
+        weights=(Weight("kernel"),),
+        bias="bias",
+        activation=name_of,
+        absorbs_relu=True,
+        folds_batch_norm=True,
+        ranges=ranges,
+        call=call_with_activation,
+        integer=linear_integer,
+        supported=_einsum_reason,
+        examples=(
+            lambda: (
+                layers.EinsumDense("abc,cd->abd", (3, 5), "relu", bias_axes="d"),
+                [(3, 7)],
+            ),
+        ),
+    ),
+    LayerSpec(layers.Embedding, reads_indices=True, integer=_embed),
 ]

@@ -7,7 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from kacc.core import attach
+from kacc.core.fold import batch_norm_affine
 from kacc.core.registry import LayerSpec, RangeSpec
+from kacc.core.transform import is_training
 
 layers = keras.layers
 
@@ -17,6 +20,44 @@ def _last_axis(layer: Any) -> str | None:
     axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
     last = -1 if layer.input_spec is None else layer.input_spec.ndim - 1
     return None if axis in (-1, last) else "only normalization of the last axis folds"
+
+
+def _last_axis_forward(layer: Any) -> str | None:
+    if layer.invert or layer.mean is None or any(n > 1 for n in layer.mean.shape[:-1]):
+        return "only adapted normalization of the last axis is supported"
+    return None
+
+
+def _affine(layer: Any) -> tuple[Any, Any]:
+    """The layer at inference as (factor, offset), one entry for each channel."""
+    if isinstance(layer, layers.BatchNormalization):
+        return batch_norm_affine(layer)
+    factor = 1.0 / ops.maximum(ops.sqrt(layer.variance), keras.config.epsilon())
+    return ops.reshape(factor, (-1,)), ops.reshape(-layer.mean * factor, (-1,))
+
+
+def _normalize(
+    layer: Any, steps: Any, inputs: Any, training: Any = None, mask: Any = None
+) -> Any:
+    """In training the layer's own call; then a 1x1 DEPTHWISE_CONV_2D, as in the file.
+
+    A MUL and an ADD would need a tensor and its range between them, and a multiplier
+    for all channels. Here each channel has a scale of its own: nothing is lost.
+    """
+    if is_training():
+        return attach.own_call(layer, steps, inputs)
+    factor, offset = _affine(layer)
+    spread = {2: (1, 2), 3: (2,), 4: ()}[len(inputs.shape)]
+    image = inputs
+    for axis in spread:
+        image = ops.expand_dims(image, axis if len(spread) == 1 else 1)
+    kernel = ops.reshape(ops.broadcast_to(factor, inputs.shape[-1:]), (1, 1, -1, 1))
+    image = ops.depthwise_conv(image, kernel, data_format="channels_last") + offset
+    return ops.squeeze(image, spread) if spread else image
+
+
+def _integer_normalize(layer: Any, file: Any, x: Any, **options: Any) -> Any:
+    return file.scale_channels(x, *_affine(layer), "output")
 
 
 def _has_offset(layer: Any) -> bool:
@@ -50,7 +91,26 @@ SPECS = [
         layers.BatchNormalization,
         is_batch_norm=True,
         absorbs_relu=True,
+        call=_normalize,
+        integer=_integer_normalize,
         supported=_last_axis,
+        examples=(
+            lambda: (layers.BatchNormalization(), [(5, 5, 3)]),
+            lambda: (layers.BatchNormalization(scale=False), [(7, 3)]),
+            lambda: (layers.BatchNormalization(center=False), [(6,)]),
+        ),
+    ),
+    LayerSpec(
+        layers.Normalization,
+        call=_normalize,
+        integer=_integer_normalize,
+        supported=_last_axis_forward,
+        examples=(
+            lambda: (
+                layers.Normalization(mean=[0.1, 0.2, -1.0], variance=[1.0, 4.0, 0.5]),
+                [(5, 5, 3)],
+            ),
+        ),
     ),
     LayerSpec(
         layers.Rescaling,
