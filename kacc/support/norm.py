@@ -45,7 +45,8 @@ def _normalize(
     for all channels. Here each channel has a scale of its own: nothing is lost.
     """
     if is_training():
-        return attach.own_call(layer, steps, inputs)
+        options = {} if training is None else {"training": training, "mask": mask}
+        return attach.own_call(layer, steps, inputs, **options)
     factor, offset = _affine(layer)
     spread = {2: (1, 2), 3: (2,), 4: ()}[len(inputs.shape)]
     image = inputs
