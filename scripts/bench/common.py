@@ -185,6 +185,7 @@ class Report:
     settings: dict[str, Any]
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)  # too long for a table
 
     def table(self, title: str, rows: Sequence[dict[str, Any]]) -> None:
         """Adds a table; the keys of the first row are the columns."""
@@ -215,6 +216,7 @@ class Report:
             "machine": machine(),
             "versions": versions(),
             "tables": self.tables,
+            "notes": self.notes,
             "checks": [
                 {**asdict(c), "holds": c.holds if c in judged else None}
                 for c in self.checks

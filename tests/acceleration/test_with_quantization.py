@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kacc
 from kacc.acceleration.layer import FusedBatchNormalization
@@ -36,6 +37,12 @@ def trained(*treatments):
     return model
 
 
+def fused_kernels(model):
+    step = tf.function(lambda x: model(x, training=True))
+    graph = step.get_concrete_function(tf.TensorSpec((None, *SHAPE))).graph
+    return sum(op.type == "FusedBatchNormV3" for op in graph.get_operations())
+
+
 @pytest.mark.parametrize(
     "order", [(accelerate, kacc.quantize), (kacc.quantize, accelerate)], ids=str
 )
@@ -43,6 +50,8 @@ def test_either_order_trains_like_the_plain_model(order):
     both, plain = trained(*order), trained(kacc.quantize)
     assert attach.base_class(both.layers[1]) is FusedBatchNormalization
     assert attach.transforms_of(both.layers[1])
+    assert fused_kernels(both) == 1
+    assert fused_kernels(plain) == 0
     assert [w.path for w in both.weights] == [w.path for w in plain.weights]
     for a, b in zip(both.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
