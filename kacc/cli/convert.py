@@ -20,12 +20,14 @@ MOST_SAMPLES = 500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `kacc convert` takes."""
+    from kacc.converters.targets import TARGETS
+
     parser.add_argument("model", type=Path, metavar="MODEL.keras", help="the model")
     parser.add_argument(
         "path", type=Path, metavar="OUT.tflite", help="the file to write"
     )
     parser.add_argument(
-        "--target", metavar="NAME", default="tflite-int8", help="what the file is for"
+        "--target", metavar="NAME", default="tflite-int8", help=", ".join(TARGETS)
     )
     parser.add_argument(
         "--calibration",

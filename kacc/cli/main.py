@@ -13,10 +13,14 @@ from types import ModuleType
 from typing import NoReturn
 
 import kacc
-from kacc.cli import convert, demo
+from kacc.cli import convert, demo, inspect
 from kacc.core.errors import KaccError, UsageError
 
-COMMANDS: dict[str, ModuleType] = {"demo": demo, "convert": convert}
+COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "convert": convert,
+    "inspect": inspect,
+}
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
@@ -59,19 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> None:
-    parser, parsers = _parsers()
     _check_command(argv)
+    parser, parsers = _parsers(argv)
     try:
         args, unknown = parser.parse_known_args(argv)
     except SystemExit:  # after --help and --version
         return
     if unknown:
         _refuse(unknown, parsers[args.command])
-    _prepare_backend(args.debug)
+    _prepare_backend(debug="--debug" in argv)
     COMMANDS[args.command].run(args)
 
 
-def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+def _parsers(argv: list[str]) -> tuple[_Parser, dict[str, _Parser]]:
     """The parser of the command, and those of its sub-commands by name."""
     common = _Parser(add_help=False)
     common.add_argument(
@@ -87,7 +91,6 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         parents=[common],
         allow_abbrev=False,
     )
-    parser.set_defaults(debug=False)
     parser.add_argument(
         "--version",
         action="version",
@@ -107,7 +110,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
             allow_abbrev=False,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        module.add_arguments(parsers[name])
+        if name in argv:  # the choices of some arguments take a while to import
+            module.add_arguments(parsers[name])
     return parser, parsers
 
 
