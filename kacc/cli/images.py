@@ -16,7 +16,7 @@ from kacc.core.errors import KaccError, UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 DEFAULT_SIDE = 64  # pixels: enough to see what a folder holds, small enough to train on
-MOST_IMAGES = 20_000  # of a folder: about 1 GB as 64x64 colour images in float32
+MOST_BYTES = 2**30  # of a folder as float32: 21,845 colour images of 64x64
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def read_class_folders(root: Path, shape: ImageShape = ImageShape()) -> Dataset:
             a folder of grey images gives 1 and any other 3.
 
     Returns:
-        The images in the order of their names, spread evenly over each class where
-        there are more than `MOST_IMAGES`.
+        The images in the order of their names; of more than `MOST_BYTES` of them a
+        part, spread evenly over each class.
 
     Raises:
         UsageError: there is no such folder, it holds fewer than two classes, a class
@@ -100,11 +100,11 @@ def read_class_folders(root: Path, shape: ImageShape = ImageShape()) -> Dataset:
         KaccError: an image cannot be read.
     """
     files = _files_of_classes(root)
-    paths = [path for members in files.values() for path in members]
-    y = np.repeat(np.arange(len(files)), [len(members) for members in files.values()])
-    size, mode = _common_format(paths, shape)
-    x = np.stack([read_image(path, mode, size) for path in paths])
-    return Dataset(x, y, tuple(files), str(root))
+    size, mode = _common_format([p for paths in files.values() for p in paths], shape)
+    files = _thinned(files, bytes_of_image=4 * size[0] * size[1] * len(mode))
+    x = [read_image(p, mode, size) for paths in files.values() for p in paths]
+    y = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
+    return Dataset(np.stack(x), y, tuple(files), str(root))
 
 
 def read_folder(root: Path, shape: ImageShape, limit: int) -> np.ndarray:
@@ -202,11 +202,17 @@ def _files_of_classes(root: Path) -> dict[str, list[Path]]:
     folders = _visible_folders(root)
     files = {f.name: sorted(p for p in f.iterdir() if _is_image(p)) for f in folders}
     _check_classes(root, folders, files)
-    total = sum(map(len, files.values()))
-    share = min(1.0, MOST_IMAGES / total)
+    return files
+
+
+def _thinned(
+    files: dict[str, list[Path]], bytes_of_image: int
+) -> dict[str, list[Path]]:
+    total = bytes_of_image * sum(map(len, files.values()))
+    share = min(1.0, MOST_BYTES / total)
     return {
-        name: _spread(members, max(2, int(len(members) * share)))
-        for name, members in files.items()
+        name: _spread(paths, max(2, int(len(paths) * share)))
+        for name, paths in files.items()
     }
 
 

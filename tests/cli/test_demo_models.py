@@ -2,9 +2,11 @@ import keras
 import numpy as np
 import pytest
 
+import kacc
 from kacc.cli.demo.models import load_classifier, small_cnn
 from kacc.cli.demo.training import split
 from kacc.cli.images import Dataset
+from kacc.core.attach import is_attached
 
 
 @pytest.mark.parametrize("side", [1, 8, 28, 96])
@@ -47,3 +49,11 @@ def test_split_keeps_each_class_and_loses_nothing():
     assert sorted(together) == list(range(len(y)))
     labels = np.concatenate([data.y, data.y_validation])
     np.testing.assert_array_equal(y[together.astype(int)], labels)
+
+
+def test_quantized_classifier_becomes_plain_and_can_be_trained(tmp_path):
+    model = kacc.quantize(small_cnn((8, 8, 1), 3, steps=10))
+    model.save(tmp_path / "a.keras")
+    loaded = load_classifier(tmp_path / "a.keras")
+    assert not is_attached(loaded)
+    loaded.fit(np.zeros((4, 8, 8, 1)), np.zeros(4), verbose=0)

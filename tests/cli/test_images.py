@@ -94,7 +94,7 @@ def test_broken_file_is_named(class_folders, suffix, kept):
 
 
 def test_large_folders_are_thinned_evenly(class_folders, monkeypatch):
-    monkeypatch.setattr(images, "MOST_IMAGES", 12)
+    monkeypatch.setattr(images, "MOST_BYTES", 12 * 64 * 64 * 3 * 4)
     assert np.bincount(read_class_folders(class_folders).y).tolist() == [6, 6]
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 from keras import layers
 
+import kacc
 from kacc.cli.models import image_shape, load_model
+from kacc.core.attach import is_attached
 from kacc.core.errors import UsageError
 
 LOSS = "sparse_categorical_crossentropy"
@@ -79,8 +81,11 @@ def load_classifier(path: Path) -> keras.Model:
         KaccError: the file cannot be loaded.
     """
     model = load_model(path)
+    was_quantized = is_attached(model)
+    if was_quantized:  # both trainings begin with the plain model
+        kacc.strip(model)
     _check_classifier(model, path)
-    if not _takes_integer_labels(model):
+    if was_quantized or not _takes_integer_labels(model):
         # A small step: the weights are trained already.
         model.compile(
             keras.optimizers.Adam(1e-4),
