@@ -81,9 +81,11 @@ def attach_quantization(
             received=_described(placement.skipped) or "a model without weights",
             fix="kacc.support lists the layers; kacc.register_layer adds one",
         )
+    prefixes = _prefixes(graph)
     with model.distribute_strategy.scope():
-        for key, (path, operation) in placement.operations.items():
-            _attach_one(model, path, operation, placement.ranges[key], settings)
+        for key, (_, operation) in placement.operations.items():
+            prefix = prefixes.get(key, "")
+            _attach_one(model, prefix, operation, placement.ranges[key], settings)
     recipe.set_technique(model, TECHNIQUE, settings)
     attach.refresh_functions(model)
     if report and placement.skipped:
@@ -97,9 +99,23 @@ def _has_weights(operation: Any) -> bool:
     return spec is not None and bool(spec.weights)
 
 
+def _prefixes(graph: Graph) -> dict[int, str]:
+    """What starts the names of an operator's variables: id -> "add_3.".
+
+    Keras numbers the names of operators through the whole process, so a file of weights
+    would not fit the same model built again; their number in the graph stays.
+    """
+    operators: dict[int, str] = {}
+    for call in graph.calls:
+        if call.lasting and not isinstance(call.operation, keras.Layer):
+            kind = type(call.operation).__name__.lower()
+            operators.setdefault(id(call.operation), f"{kind}_{len(operators)}.")
+    return operators
+
+
 def _attach_one(
     model: keras.Model,
-    path: str,
+    prefix: str,
     operation: Any,
     ranges: dict[str, RangeSpec],
     settings: dict[str, Any],
@@ -113,8 +129,6 @@ def _attach_one(
     )
     transform.enabled = present.enabled if present else settings["enabled"]
     others = [t for t in attach.transforms_of(operation) if t is not present]
-    # H5 paths have no room for "/" in the name of a variable.
-    prefix = "" if isinstance(operation, keras.Layer) else path.replace("/", ".") + "."
     attach.attach(operation, [*others, transform], owner=model, prefix=prefix)
 
 

@@ -28,8 +28,8 @@ class Operators:
 
     Args:
         layer: the layer or operator.
-        end: the quantization of the layer at the end of a fused chain, which has the
-            range of the output.
+        end: who holds the range of the output, and its name there: the layer at the
+            end of a fused chain.
         batch_norm: the call that is folded in, or None.
         kernels: the arithmetic.
     """
@@ -37,7 +37,7 @@ class Operators:
     def __init__(
         self,
         layer: Any,
-        end: Quantize | None,
+        end: tuple[Quantize, str] | None,
         batch_norm: Call | None,
         kernels: BuiltIn,
     ) -> None:
@@ -49,9 +49,11 @@ class Operators:
 
     def grid(self, name: str) -> Grid:
         """The grid of one of the layer's tensors."""
-        transform = self.end if name == "output" else self.own
-        assert transform is not None
-        return grid_named(transform, name)
+        if name == "output":
+            assert self.end is not None
+            return grid_named(*self.end)
+        assert self.own is not None
+        return grid_named(self.own, name)
 
     def weights(self) -> FileWeights:
         """The layer's weights, folded and rounded."""

@@ -83,14 +83,14 @@ class _Placer:
         return self.result
 
     def _visit(self, call: Call) -> None:
-        reason = self.reasons[call]
+        reason = self.reasons[call] or self._homeless_range(call)
         if reason:
             self.result.skipped.setdefault(call.path, reason)
             self._set(call, _On.FLOAT)
             return
         spec = registry.find(call.operation)
         assert spec is not None
-        names = self._names(call)
+        names = self._names(call) if call.lasting else {}
         if spec.output is Output.IDENTITY:
             self._set(call, self.state[call.inputs[0]])
             return
@@ -102,6 +102,35 @@ class _Placer:
             self._place_output(call, spec, names)
         else:
             self._set(call, self._moved_state(call))
+
+    def _homeless_range(self, call: Call) -> str | None:
+        """The reason against an operator inside a `call`, which lives for one call.
+
+        The range of its output is held by the layer that reads it. Any other range
+        has no home.
+        """
+        spec = registry.find(call.operation)
+        if call.lasting or spec is None or spec.output is not Output.RANGE:
+            return None
+        ranges = spec.ranges(call.operation)
+        from_grid = all(self.state[x] is not _On.FLOAT for x in call.inputs)
+        simple = set(ranges) == {"output"} and not ranges["output"].fixed
+        if from_grid and simple and self._read_by_layer(call):
+            return None
+        return "an operator inside a `call` cannot hold its ranges, a layer can"
+
+    def _read_by_layer(self, call: Call) -> bool:
+        """Whether a layer reads the output, behind what leaves no tensor in the file."""
+        for reader, _ in self.consumers.get(call.outputs[0], []):
+            spec = registry.find(reader.operation)
+            if self.reasons[reader] or spec is None:
+                continue
+            fused = id(call.operation) in self.fusing and not reader.lasting
+            if fused or spec.output is Output.IDENTITY:
+                return self._read_by_layer(reader)
+            if reader.lasting:
+                return True
+        return False
 
     def _names(self, call: Call) -> dict[str, RangeSpec]:
         key = id(call.operation)

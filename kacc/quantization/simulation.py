@@ -113,6 +113,7 @@ class Simulation:
     ) -> None:
         self.kernels = kernels
         self.graph = trace(model)
+        self.readers = self.graph.consumers()
         self.placement = placement_of(model, self.graph)
         self.entering = self._entering_ranges()
         self.ends = self._chain_ends()
@@ -167,11 +168,10 @@ class Simulation:
 
         The operator of the file has the range of that reader's output.
         """
-        readers = self.graph.consumers()
         ends: dict[Call, Call] = {}
         for call in reversed(self.graph.calls):
             if call in self.placement.fused:
-                follower = readers[call.outputs[0]][0][0]
+                follower = self.readers[call.outputs[0]][0][0]
                 ends[call] = ends.get(follower, follower)
         return ends
 
@@ -198,15 +198,30 @@ class Simulation:
         self, call: Call, spec: registry.LayerSpec, values: list[Any]
     ) -> Any:
         assert spec.integer is not None, f"{spec.type} has no integer arithmetic"
-        end = self.ends.get(call, call)
         file = Operators(
             call.operation,
-            quantize_of(end.operation),
+            self._output_range(self.ends.get(call, call)),
             self.placement.folded.get(call),
             self.kernels,
         )
         args, kwargs = fill(call, values)
+        for name in ("training", "mask"):  # Keras adds them to calls in a `call`
+            kwargs.pop(name, None)
         return spec.integer(call.operation, file, *args, **kwargs)
+
+    def _output_range(self, call: Call) -> tuple[Quantize, str] | None:
+        """Who holds the range of a call's output: itself, or a layer that reads it."""
+        own = quantize_of(call.operation)
+        return (own, "output") if own else self._reader_range(call.outputs[0])
+
+    def _reader_range(self, tensor: Tensor) -> tuple[Quantize, str] | None:
+        if tensor in self.entering:
+            return self.entering[tensor]
+        for reader, _ in self.readers.get(tensor, []):
+            spec = registry.find(reader.operation)
+            if spec is not None and spec.output is Output.IDENTITY:
+                return self._reader_range(reader.outputs[0])
+        return None
 
     def _float_call(self, call: Call, values: list[Any]) -> Any:
         args, kwargs = fill(call, [_real(v) for v in values])
