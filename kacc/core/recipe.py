@@ -134,8 +134,10 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
 
     flat = keras.tree.flatten((args, kwargs))
     symbolic = any(isinstance(x, keras.KerasTensor) for x in flat)
+    by_name = any(keras.ops.is_tensor(kwargs[k]) for k in kwargs if k != "mask")
     if (
         symbolic
+        or by_name
         or is_training()
         or is_observing()
         or keras.src.backend.in_symbolic_scope()

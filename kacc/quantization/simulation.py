@@ -266,11 +266,11 @@ def _flat_inputs(model: keras.Model, args: Any) -> list[Any]:
 
 def _simulation_of(model: keras.Model) -> Simulation:
     """The model's simulation; kept while the same transforms are attached."""
-    key = tuple(id(transform) for _, transform in quantized(model))
+    present = [transform for _, transform in quantized(model)]
     kept = getattr(model, "_kacc_simulation", None)
-    if kept is None or kept[0] != key:
+    if kept is None or kept[0] != present:
         with tf.init_scope():
-            kept = (key, Simulation(model))
+            kept = (present, Simulation(model))
         object.__setattr__(model, "_kacc_simulation", kept)
     return kept[1]
 
