@@ -26,6 +26,12 @@ def is_training() -> bool:
     return context is not None and bool(context.get_value("training"))
 
 
+def call_notes() -> dict[Any, Any]:
+    """A dictionary for notes that lives as long as the outermost call that runs."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    return {} if context is None else vars(context).setdefault("_kacc", {})
+
+
 def is_observing() -> bool:
     """Whether calls only record what they see, for calibration."""
     return _OBSERVING.get()

@@ -110,7 +110,9 @@ class _Program:
             transform = quantize_of(call.operation)
             for position, tensor in enumerate(call.inputs):
                 name = f"input_{position}"
-                if transform is not None and name in transform.ranges:
+                if transform is None or name not in transform.ranges:
+                    continue
+                if tensor in self.placement.entering:
                     table.setdefault(tensor, _Range(transform, name))
         return table
 

@@ -35,6 +35,7 @@ class Placement:
         folded: the batch normalization call that goes into a convolution's call.
         fused: the calls whose output is no tensor of the file: their reader swallows
             it.
+        entering: the float tensors that whoever reads them quantizes.
         skipped: path -> reason, for what stays in float.
     """
 
@@ -42,6 +43,7 @@ class Placement:
     operations: dict[int, tuple[str, Any]] = field(default_factory=dict)
     folded: dict[Call, Call] = field(default_factory=dict)
     fused: set[Call] = field(default_factory=set)
+    entering: set[Tensor] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -90,14 +92,15 @@ class _Placer:
             return
         spec = registry.find(call.operation)
         assert spec is not None
-        names = self._names(call) if call.lasting else {}
         if spec.output is Output.IDENTITY:
             self._set(call, self.state[call.inputs[0]])
             return
+        names = self._names(call) if call.lasting else {}
         for position, tensor in enumerate(call.inputs):
             real = tensor.dtype.startswith(("float", "bfloat"))
             if self.state[tensor] is _On.FLOAT and real and not spec.reads_indices:
                 names[f"input_{position}"] = RangeSpec()
+                self.result.entering.add(tensor)
         if spec.output is Output.RANGE:
             self._place_output(call, spec, names)
         else:
@@ -120,7 +123,7 @@ class _Placer:
         return "an operator inside a `call` cannot hold its ranges, a layer can"
 
     def _read_by_layer(self, call: Call) -> bool:
-        """Whether a layer reads the output, behind what leaves no tensor in the file."""
+        """Whether a layer reads the output, maybe behind what leaves no tensor."""
         for reader, _ in self.consumers.get(call.outputs[0], []):
             spec = registry.find(reader.operation)
             if self.reasons[reader] or spec is None:

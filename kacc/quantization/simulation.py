@@ -159,7 +159,9 @@ class Simulation:
             transform = quantize_of(call.operation)
             for position, tensor in enumerate(call.inputs):
                 name = f"input_{position}"
-                if transform is not None and name in transform.ranges:
+                if transform is None or name not in transform.ranges:
+                    continue
+                if tensor in self.placement.entering:
                     table.setdefault(tensor, (transform, name))
         return table
 

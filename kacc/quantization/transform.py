@@ -13,6 +13,7 @@ from kacc.core.transform import (
     QUANTIZE,
     State,
     Transform,
+    call_notes,
     is_observing,
     is_training,
     register_transform,
@@ -23,6 +24,9 @@ from kacc.quantization.config import scheme_named
 # Examples of a batch that the clipping share is counted on: it is a figure for the
 # logs, and counting it on all of them costs a tenth of a step.
 _CLIPPING_SAMPLE = 4
+
+# Marks tensors that are integers in the file, as Keras marks those with a mask.
+_ON_GRID = "_kacc_on_grid"
 
 
 @register_transform
@@ -92,11 +96,19 @@ class Quantize(Transform):
 
     def range(self, name: str, value: Any) -> Any:
         """The tensor rounded to the steps of its range."""
+        if name.startswith("input_") and getattr(value, _ON_GRID, False):
+            return value  # another call of a shared layer reads a float tensor
+        value = self._ranged(name, value)
+        if name == "output":
+            setattr(value, _ON_GRID, True)
+        return value
+
+    def _ranged(self, name: str, value: Any) -> Any:
         if name not in self.ranges and name not in self.fixed:
             return value
         if is_observing():
             self._observe(name, value)
-            return value
+            return tf.identity(value)
         full = tf.cast(value, tf.float32)
         if name in self.fixed:
             low, high = self.fixed[name]
@@ -152,8 +164,16 @@ class Quantize(Transform):
         return tf.where(tf.reduce_any(ends != 0), quantized, value)
 
     def _moved(self, name: str, ends: Any, value: Any) -> Any:
-        """The range after one more batch; the first batch sets it."""
+        """The range after one more batch; the first batch sets it.
+
+        The calls of a shared layer count as one batch with the values of all.
+        """
         batch = self._batch_ends(name, value)
+        steps = call_notes()
+        if (id(self), name) in steps:
+            ends, before = steps[id(self), name]
+            batch = _union(before, batch)
+        steps[id(self), name] = (ends, batch)
         moved = ends + (1 - self.momentum) * (batch - ends)
         return tf.where(tf.reduce_any(ends != 0), moved, batch)
 
@@ -168,9 +188,12 @@ class Quantize(Transform):
             return
         ends = tf.convert_to_tensor(self._variables[name].value)
         batch = self._batch_ends(name, value)
-        wider = tf.stack([tf.minimum(ends[0], batch[0]), tf.maximum(ends[1], batch[1])])
-        new = tf.where(tf.reduce_any(ends != 0), wider, batch)
+        new = tf.where(tf.reduce_any(ends != 0), _union(ends, batch), batch)
         self._variables[name].assign(new)
+
+
+def _union(a: Any, b: Any) -> Any:
+    return tf.stack([tf.minimum(a[0], b[0]), tf.maximum(a[1], b[1])])
 
 
 def quantize_of(operation: Any) -> Quantize | None:
