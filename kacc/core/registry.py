@@ -69,6 +69,8 @@ class LayerSpec:
             `kacc.support.activations`), or None for a type that cannot have one.
         absorbs_relu: whether the file's operator can end in a relu or relu6 at no cost.
         folds_batch_norm: whether a batch normalization that follows can be folded in.
+        joins_grids: whether the file gives the tensors that only this operator reads
+            the range of its output, since it copies integers.
         reads_indices: whether the input is made of indices, which are not quantized.
         is_batch_norm: whether this is such a batch normalization.
         ranges: layer -> the tensors that the file has for it: "output", and those
@@ -91,6 +93,7 @@ class LayerSpec:
     activation: Callable[[Any], str] | None = None
     absorbs_relu: bool = False
     folds_batch_norm: bool = False
+    joins_grids: bool = False
     reads_indices: bool = False
     is_batch_norm: bool = False
     ranges: Callable[[Any], Mapping[str, RangeSpec]] = _one_output

@@ -35,6 +35,8 @@ class Placement:
         folded: the batch normalization call that goes into a convolution's call.
         fused: the calls whose output is no tensor of the file: their reader swallows
             it.
+        joined: the calls whose output has the range of the concatenation that alone
+            reads it.
         entering: the float tensors that whoever reads them quantizes.
         skipped: path -> reason, for what stays in float.
     """
@@ -43,6 +45,7 @@ class Placement:
     operations: dict[int, tuple[str, Any]] = field(default_factory=dict)
     folded: dict[Call, Call] = field(default_factory=dict)
     fused: set[Call] = field(default_factory=set)
+    joined: set[Call] = field(default_factory=set)
     entering: set[Tensor] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -77,7 +80,8 @@ class _Placer:
             or registry.unsupported_reason(call.operation)
             for call in graph.calls
         }
-        self.fusing = self._fusing_operations()
+        self.fusing = self._at_every_call(self._fuses)
+        self.joining = self._at_every_call(self._joins)
 
     def run(self) -> Placement:
         for call in self.graph.calls:
@@ -152,6 +156,10 @@ class _Placer:
             assert follower is not None
             if registry.find(follower.operation).is_batch_norm:  # type: ignore[union-attr]
                 self.result.folded[call] = follower
+        elif id(call.operation) in self.joining:
+            del ranges["output"]
+            self._set(call, _On.GRID)
+            self.result.joined.add(call)
         else:
             # Nothing holds the range of an `x + y` inside a `call`: whoever reads the
             # tensor does.
@@ -166,13 +174,25 @@ class _Placer:
     def _set(self, call: Call, state: _On) -> None:
         self.state.update((tensor, state) for tensor in call.outputs)
 
-    def _fusing_operations(self) -> set[int]:
-        """The operations whose output is swallowed by its reader at every call."""
-        fusing: dict[int, bool] = {}
+    def _at_every_call(self, holds: Callable[[Call], bool]) -> set[int]:
+        """The operations for all of whose calls something holds."""
+        table: dict[int, bool] = {}
         for call in self.graph.calls:
             key = id(call.operation)
-            fusing[key] = fusing.get(key, True) and self._fuses(call)
-        return {key for key, value in fusing.items() if value}
+            table[key] = table.get(key, True) and holds(call)
+        return {key for key, value in table.items() if value}
+
+    def _joins(self, call: Call) -> bool:
+        """Whether the output goes into a concatenation and nowhere else."""
+        spec, follower = registry.find(call.operation), self._only_consumer(call)
+        if self.reasons[call] or spec is None or follower is None:
+            return False
+        after = registry.find(follower.operation)
+        if self.reasons[follower] or after is None or not after.joins_grids:
+            return False
+        if spec.output is not Output.RANGE or spec.joins_grids:
+            return False
+        return spec.ranges(call.operation)["output"].fixed is None
 
     def _fuses(self, call: Call) -> bool:
         spec = registry.find(call.operation)

@@ -166,13 +166,13 @@ class Simulation:
         return table
 
     def _chain_ends(self) -> dict[Call, Call]:
-        """For each call whose output is swallowed, the reader at the end of the chain.
+        """For each call without a range of its output, the reader that has it.
 
         The operator of the file has the range of that reader's output.
         """
         ends: dict[Call, Call] = {}
         for call in reversed(self.graph.calls):
-            if call in self.placement.fused:
+            if call in self.placement.fused or call in self.placement.joined:
                 follower = self.readers[call.outputs[0]][0][0]
                 ends[call] = ends.get(follower, follower)
         return ends
@@ -209,7 +209,30 @@ class Simulation:
         args, kwargs = fill(call, values)
         for name in ("training", "mask"):  # Keras adds them to calls in a `call`
             kwargs.pop(name, None)
-        return spec.integer(call.operation, file, *args, **kwargs)
+        result = spec.integer(call.operation, file, *args, **kwargs)
+        return self._rectified(call, result)
+
+    def _rectified(self, call: Call, result: Quantized) -> Quantized:
+        """The output after the relus that the operator ends in.
+
+        A grid of their own begins at zero; one of a concatenation may not.
+        """
+        grid, names = result.grid, self._activations(call)
+        low, high = grid.zero, grid.zero + tf.round(6.0 / grid.scale32)
+        values = result.integers
+        if names & {"relu", "relu6"}:
+            values = tf.maximum(values, low)
+        if "relu6" in names:
+            values = tf.minimum(values, high)
+        return Quantized(values, grid)
+
+    def _activations(self, call: Call) -> set[str]:
+        """The activations of a call and of the calls that its operator swallows."""
+        spec = registry.find(call.operation)
+        own = {spec.activation(call.operation)} if spec and spec.activation else set()
+        if call not in self.placement.fused:
+            return own
+        return own | self._activations(self.readers[call.outputs[0]][0][0])
 
     def _output_range(self, call: Call) -> tuple[Quantize, str] | None:
         """Who holds the range of a call's output: itself, or a layer that reads it."""

@@ -113,6 +113,7 @@ SPECS = [
     ),
     LayerSpec(
         layers.Concatenate,
+        joins_grids=True,
         integer=_concatenate,
         examples=(
             lambda: (layers.Concatenate(), [(6, 6, 3), (6, 6, 2)]),
@@ -126,5 +127,5 @@ SPECS = [
     LayerSpec(
         operators.Subtract, absorbs_relu=True, integer=_operator_integer("subtract")
     ),
-    LayerSpec(operators.Concatenate, integer=_concatenate),
+    LayerSpec(operators.Concatenate, joins_grids=True, integer=_concatenate),
 ]
