@@ -153,6 +153,10 @@ class Steps:
             value = transform.range(name, value)
         return value
 
+    def rectifies(self, name: str) -> bool:
+        """Whether `range(name, ...)` sends negative values to zero, as a relu does."""
+        return any(transform.rectifies(name) for transform in self.transforms)
+
     def weight(self, attribute: str, value: Any) -> Any:
         """Passes a weight's value through the transforms."""
         for transform in self.transforms:

@@ -70,6 +70,10 @@ class Transform:
         """The value of the tensor `name` as the file will have it."""
         return value
 
+    def rectifies(self, name: str) -> bool:
+        """Whether `range` sends negative values to zero, so that a relu can go."""
+        return False
+
     def get_config(self) -> dict[str, Any]:
         """Arguments that make the same transform again."""
         return {}

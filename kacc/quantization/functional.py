@@ -105,6 +105,35 @@ def fake_quantize(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
     return tf.quantization.fake_quant_with_min_max_vars(value, low, high, bits)
 
 
+def rectify_quantized(value: Any, high: Any, bits: int = 8) -> Any:
+    """A relu and fake quantization in one, for a range from zero that follows its data.
+
+    The gradient is that of the relu alone: as good as nothing lies above a range that
+    follows the largest value, and a mask for it would cost another pass.
+
+    Args:
+        value: float32 tensor, before the relu.
+        high: upper end, from `nudge`; the lower one is zero.
+        bits: width of the integers.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example:
+        >>> rectify_quantized(tf.constant([-3.0, 0.4, 300.0]), 255.0).numpy()
+        array([  0.,   0., 255.], dtype=float32)
+    """
+
+    @tf.custom_gradient
+    def quantized(value: Any, high: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            return tf.raw_ops.ReluGrad(gradients=upstream, features=value), None
+
+        return fake_quantize(value, 0.0, high, bits), gradient
+
+    return quantized(value, tf.convert_to_tensor(high))
+
+
 def clipped_share(value: Any, low: Any, high: Any) -> Any:
     """The share of values outside a range, a scalar in 0..1.
 

@@ -179,6 +179,10 @@ class _ConstantSteps:
     def range(self, name: str, value: Any) -> Any:
         return self.ranges[name](value) if name in self.ranges else value
 
+    def rectifies(self, name: str) -> bool:
+        """Never: the converter is shown every relu."""
+        return False
+
 
 def _has_output(transform: Quantize) -> bool:
     return "output" in transform.ranges or "output" in transform.fixed

@@ -117,6 +117,10 @@ class Quantize(Transform):
             result = self._learned(name, full)
         return tf.cast(result, value.dtype)
 
+    def rectifies(self, name: str) -> bool:
+        """In training a range that starts at zero clips what a relu would."""
+        return self.ranges.get(name, False) and is_training() and not is_observing()
+
     def seen(self, name: str) -> bool:
         """Whether the range of a tensor has been seen; a constant zero has not."""
         return bool((self._variables[name].numpy() != 0).any())
@@ -155,9 +159,13 @@ class Quantize(Transform):
             variable.assign(ends)
         low, high = functional.nudge(ends[0], ends[1], self._bits)
         if is_training():
-            share = functional.clipped_share(value[:_CLIPPING_SAMPLE], low, high)
+            # What a relu sends to zero is not clipped by the range.
+            floor = value.dtype.min if self.ranges[name] else low
+            share = functional.clipped_share(value[:_CLIPPING_SAMPLE], floor, high)
             old = self._clipped[name]
             old.assign(old.value + (1 - self.momentum) * (share - old.value))
+            if self.ranges[name] and not self.frozen:
+                return functional.rectify_quantized(value, high, self._bits)
             return functional.fake_quantize(value, low, high, self._bits)
         # A range that no training step has seen yet must not send all values to zero.
         quantized = functional.fake_quantize(value, low, high, self._bits)
@@ -179,8 +187,10 @@ class Quantize(Transform):
 
     def _batch_ends(self, name: str, value: Any) -> Any:
         value = tf.stop_gradient(tf.cast(value, tf.float32))
-        low = 0.0 if self.ranges[name] else tf.reduce_min(value)
-        return tf.stack([low, tf.reduce_max(value)])
+        high = tf.reduce_max(value)
+        if self.ranges[name]:
+            return tf.stack([0.0, tf.maximum(high, 0.0)])
+        return tf.stack([tf.reduce_min(value), high])
 
     def _observe(self, name: str, value: Any) -> None:
         """Widens a range that calibration fills in to hold a batch."""
