@@ -61,7 +61,7 @@ class BuiltIn:
     def mean(
         self, x: Quantized, axes: Sequence[int], keepdims: bool, grid: Grid
     ) -> Quantized:
-        """MEAN: of images with the zero points apart, else over q - z."""
+        """MEAN: of images with one multiplier; else the count divides its integer."""
         if len(x.integers.shape) == 4 and tuple(axes) == (1, 2):
             return self._image_mean(x, axes, keepdims, grid)
         return _exact_mean(x, axes, keepdims, grid)
@@ -69,12 +69,10 @@ class BuiltIn:
     def _image_mean(
         self, x: Quantized, axes: Sequence[int], keepdims: bool, grid: Grid
     ) -> Quantized:
-        total = tf.reduce_sum(_f64(x.integers), axis=axes, keepdims=keepdims)
+        total = tf.reduce_sum(_f64(x.centered), axis=axes, keepdims=keepdims)
         count = _f64(_count(x.integers, total))
-        scale = x.grid.scale32 / grid.scale32
-        mean = _multiplied(total, _f64(x.grid.scale32) / (count * _f64(grid.scale32)))
-        moved = grid.zero - tf.floor(x.grid.zero * scale + 0.5)
-        return Quantized(grid.clip(tf.cast(mean, tf.float32) + moved), grid)
+        real = _f64(x.grid.scale32) / (count * _f64(grid.scale32))
+        return _fixed(total, real, grid)
 
     def requantize(self, x: Quantized, grid: Grid) -> Quantized:
         """QUANTIZE from int8 to int8."""
@@ -98,6 +96,11 @@ class BuiltIn:
         total = tf.cumsum(powers, axis=-1)[..., -1:]  # from left to right, as it does
         shares = powers * (1.0 / (total * grid.scale32))
         return Quantized(grid.clip(tf.floor(shares + 0.5) + grid.zero), grid)
+
+    def relu(self, x: Quantized, grid: Grid) -> Quantized:
+        """RELU and RELU6 on their own; the grid ends where they do."""
+        positive = tf.maximum(x.centered, 0.0)
+        return _fixed(positive, _f64(x.grid.scale32) / _f64(grid.scale32), grid)
 
     def leaky_relu(self, x: Quantized, slope: float, grid: Grid) -> Quantized:
         """LEAKY_RELU: one multiplier for each sign."""

@@ -171,6 +171,10 @@ class Operators:
         """SOFTMAX over the last axis."""
         return self.kernels.softmax(x, self.grid(name))
 
+    def relu(self, x: Quantized, name: str) -> Quantized:
+        """RELU or RELU6 on its own."""
+        return self.kernels.relu(x, self.grid(name))
+
     def leaky_relu(self, x: Quantized, slope: float, name: str) -> Quantized:
         """LEAKY_RELU."""
         return self.kernels.leaky_relu(x, slope, self.grid(name))

@@ -153,8 +153,8 @@ class _Placer:
             self._set(call, _On.FUSED)
             self.result.fused.add(call)
             follower = self._only_consumer(call)
-            assert follower is not None
-            if registry.find(follower.operation).is_batch_norm:  # type: ignore[union-attr]
+            after = registry.find(follower.operation) if follower else None
+            if follower is not None and after is not None and after.is_batch_norm:
                 self.result.folded[call] = follower
         elif id(call.operation) in self.joining:
             del ranges["output"]
@@ -196,20 +196,38 @@ class _Placer:
 
     def _fuses(self, call: Call) -> bool:
         spec = registry.find(call.operation)
-        follower = self._only_consumer(call)
-        if self.reasons[call] or spec is None or follower is None:
-            return False
-        after = registry.find(follower.operation)
-        if self.reasons[follower] or after is None:
+        if self.reasons[call] or spec is None:
             return False
         ends_linear = spec.activation is None or (
             spec.activation(call.operation) == "linear"
         )
-        if after.is_batch_norm:
-            return spec.folds_batch_norm and ends_linear
-        activation = after.activation and after.activation(follower.operation)
-        is_relu = activation in _RELUS and not after.weights
-        return bool(spec.absorbs_relu and ends_linear and is_relu)
+        follower = self._only_consumer(call)
+        if follower is not None and not self.reasons[follower]:
+            after = registry.find(follower.operation)
+            if after is not None and after.is_batch_norm:
+                return spec.folds_batch_norm and ends_linear
+        return spec.absorbs_relu and ends_linear and self._only_relus_read(call)
+
+    def _only_relus_read(self, call: Call) -> bool:
+        """Whether all that reads the output are relus of one kind.
+
+        The converter makes one of several, and fuses it.
+        """
+        if len(call.outputs) != 1 or call.outputs[0] in self.graph.outputs:
+            return False
+        kinds = {
+            self._relu_kind(reader)
+            for reader, _ in self.consumers.get(call.outputs[0], [])
+        }
+        return len(kinds) == 1 and None not in kinds
+
+    def _relu_kind(self, call: Call) -> str | None:
+        """The name of the relu that a call is and nothing else, or None."""
+        spec = registry.find(call.operation)
+        if self.reasons[call] or spec is None or spec.weights or not spec.activation:
+            return None
+        name = spec.activation(call.operation)
+        return name if name in _RELUS else None
 
     def _only_consumer(self, call: Call) -> Call | None:
         """The one call that reads the output, if there is just one and no other use."""

@@ -65,13 +65,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(
         # Fake quantization from zero up clips the same values: two passes less.
         lambda steps, x: x if steps.rectifies("output") else ops.relu(x),
-        _table(ops.relu),
+        lambda file, x: file.relu(x, "output"),
         RangeSpec(nonnegative=True),
         fused=True,
     ),
     "relu6": Activation(
         lambda steps, x: ops.relu6(x),
-        _table(ops.relu6),
+        lambda file, x: file.relu(x, "output"),
         RangeSpec(nonnegative=True),
         fused=True,
     ),
