@@ -1,0 +1,300 @@
+"""The private names of Keras that kacc leans on: one test each, saying what for.
+
+When one fails after an update of Keras, the module named in its docstring must change.
+"""
+
+import importlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from tests.core import models
+
+
+@pytest.fixture
+def dense():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    return layer
+
+
+def test_registry_of_saved_classes():
+    """_loading: names put into these two dictionaries are found when a model loads."""
+    registry = importlib.import_module("keras.src.saving.object_registration")
+
+    class Probe(layers.Layer):
+        pass
+
+    registry.GLOBAL_CUSTOM_OBJECTS["kacc_tests>Probe"] = Probe
+    registry.GLOBAL_CUSTOM_NAMES[Probe] = "kacc_tests>Probe"
+    try:
+        config = keras.saving.serialize_keras_object(Probe(name="probe"))
+        assert config["registered_name"] == "kacc_tests>Probe"
+        config["module"] = "gone"
+        assert type(keras.saving.deserialize_keras_object(config)) is Probe
+    finally:
+        del registry.GLOBAL_CUSTOM_OBJECTS["kacc_tests>Probe"]
+        del registry.GLOBAL_CUSTOM_NAMES[Probe]
+
+
+def test_tracker_refuses_and_takes_variables(dense):
+    """core.attach, core.transform: a built layer refuses state until it is unlocked."""
+    assert dense._tracker.locked
+    with pytest.raises(ValueError, match="add new elements of state"):
+        dense.extra = layers.Dense(1)
+    dense._tracker.unlock()
+    dense.extra = child = layers.Dense(1)
+    dense._lock_state()
+    assert dense._tracker.locked
+    assert child in dense._layers
+    dense._tracker.untrack(child)
+    assert child not in dense._layers
+
+
+def test_flatten_layers_walks_everything():
+    """core.attach, core.graph: nested models, blocks, composite layers, each once."""
+    model = models.nested()
+    names = [layer.name for layer in model._flatten_layers()]
+    assert {"nested", "body", "stem", "block", "conv", "relu", "head"} <= set(names)
+    block = models.subclassed().block
+    assert [x.name for x in block._flatten_layers()] == ["block", "first", "second"]
+    lstm = layers.Bidirectional(layers.LSTM(2))
+    lstm.build((None, 3, 4))
+    kinds = {type(layer).__name__ for layer in lstm._flatten_layers()}
+    assert {"LSTM", "LSTMCell"} <= kinds
+
+
+def test_operations_of_a_functional_model():
+    """core.attach: `operations` has the operators beside the layers."""
+    kinds = [type(op).__name__ for op in models.operators().operations]
+    assert {"Sigmoid", "Relu", "Add", "Concatenate", "Multiply", "Reshape"} <= set(
+        kinds
+    )
+
+
+def test_functional_class_and_its_structure():
+    """core.graph: the class, its `inputs`, and the outputs in their structure."""
+    from keras.src.models.functional import Functional
+
+    model = models.several()
+    assert isinstance(model, Functional)
+    assert set(model._outputs_struct) == {"kind", "amount"}
+    assert all(isinstance(x, keras.KerasTensor) for x in model.inputs)
+
+
+def test_sequential_has_a_functional_model_inside():
+    """core.graph: `_functional`, None until the model is built."""
+    assert models.small()._functional.inputs[0].shape == (None, 8)
+    assert keras.Sequential([layers.Dense(2)])._functional is None
+
+
+def test_standardized_inputs_are_in_the_order_of_the_inputs():
+    """quantization.simulation: what a functional model makes of a call's arguments."""
+    model = models.several()
+    x = models.inputs_for(model, 2)
+    flat = model._standardize_inputs(x)
+    for tensor, value in zip(model.inputs, flat, strict=True):
+        np.testing.assert_array_equal(value, x[tensor.name])
+
+
+def test_build_shapes_of_subclassed_models():
+    """core.graph, support.merge: the shapes that a layer was built with."""
+    assert models.subclassed()._build_shapes_dict == {"input_shape": (2, 8, 8, 3)}
+    add = layers.Add()
+    add([np.ones((1, 3)), np.ones((1, 3)), np.ones((1, 3))])
+    assert len(add._build_shapes_dict["input_shape"]) == 3
+
+
+def test_a_model_restored_from_its_build_config_is_not_called_built_yet():
+    """core.recipe: sets `built` itself before it attaches to what was built."""
+    model = models.Plain()
+    model.build_from_config({"input_shape": (2, 8, 8, 3)})
+    assert not model.built
+    assert model.head.built
+
+
+def test_nodes_and_histories_of_the_graph():
+    """core.graph walks from an output tensor to the nodes before it."""
+    x = keras.Input((3,))
+    layer = layers.Dense(2)
+    y = layer(x, training=True) + 1.0
+    node = y._keras_history.operation._inbound_nodes[y._keras_history.node_index]
+    assert type(node.operation).__name__ == "Add"
+    assert node.outputs == [y]
+    (before,) = node.input_tensors
+    (inner,) = layer._inbound_nodes
+    assert before is inner.outputs[0]
+    assert layer._outbound_nodes == [node]
+    args, kwargs = inner.arguments.convert(lambda v: "tensor" if v is x else v)
+    assert (args, kwargs) == (("tensor",), {"training": True})
+    assert inner.arguments.args[0] is x
+    assert inner.arguments.kwargs == {"training": True}
+
+
+def test_operator_classes_behind_keras_ops():
+    """support: the classes that `keras.ops` puts on a graph."""
+    from keras.src.ops import nn, numpy
+    from keras.src.ops.operation import Operation
+
+    x = keras.Input((3,))
+    cases = {
+        numpy.Add: x + x,
+        numpy.Subtract: x - x,
+        numpy.Multiply: x * 2.0,
+        numpy.Concatenate: ops.concatenate([x, x]),
+        numpy.Reshape: ops.reshape(x, (-1, 3)),
+        numpy.Ravel: ops.ravel(x),
+        numpy.Transpose: ops.transpose(x),
+        numpy.Tanh: ops.tanh(x),
+        nn.Relu: ops.relu(x),
+        nn.Relu6: ops.relu6(x),
+        nn.LeakyRelu: ops.leaky_relu(x),
+        nn.Sigmoid: ops.sigmoid(x),
+        nn.Silu: ops.silu(x),
+        nn.HardSilu: ops.hard_silu(x),
+        nn.Gelu: ops.gelu(x),
+        nn.Softmax: ops.softmax(x),
+    }
+    for cls, y in cases.items():
+        assert type(y._keras_history.operation) is cls
+        assert issubclass(cls, Operation)
+    assert not issubclass(Operation, keras.Layer)
+
+
+def test_operators_call_the_call_of_their_class():
+    """core.attach: a swapped class of an operator is what the model then runs."""
+    model = models.operators()
+    (relu,) = [op for op in model.operations if type(op).__name__ == "Relu"]
+    base = type(relu)
+    relu.__class__ = type("Relu", (base,), {"call": lambda self, x: ops.zeros_like(x)})
+    x = models.images(2)
+    y = models.outputs(keras.Model(model.inputs, model.outputs), x)[0]
+    head = model.get_layer("head")
+    assert np.abs(y - head.bias.numpy()).max() < np.abs(head.kernel.numpy()).sum()
+    relu.__class__ = type("Relu", (base,), {"call": lambda self, x: x * 1e6})
+    assert np.abs(models.outputs(model, x)[0]).max() > 1e4
+
+
+def test_running_call_context_tells_training():
+    """core.transform: new for each outermost call; it holds `training`, and notes."""
+    from keras.src.backend.common import global_state
+
+    seen = []
+
+    class Probe(layers.Layer):
+        def call(self, x):
+            context = global_state.get_global_attribute("current_call_ctx")
+            seen.append((context, context.get_value("training")))
+            vars(context).setdefault("_kacc", {})
+            return x
+
+    model = keras.Sequential([keras.Input((2,)), Probe(), Probe()])
+    seen.clear()
+    model(np.ones((1, 2)), training=True)
+    model(np.ones((1, 2)), training=False)
+    (first, one), (second, two), (third, three), _ = seen
+    assert (one, two, three) == (True, True, False)
+    assert first is second
+    assert first is not third
+    assert global_state.get_global_attribute("current_call_ctx") is None
+
+
+def test_autocast_scope(dense):
+    """core.attach: with a scope of None a variable's value is the full one."""
+    from keras.src.backend import AutocastScope
+
+    with AutocastScope("bfloat16"):
+        assert dense.kernel.value.dtype == tf.bfloat16
+        with AutocastScope(None):
+            assert dense.kernel.value.dtype == tf.float32
+            # The variable itself would be cast when it is used, so its value is taken.
+            assert ops.convert_to_tensor(dense.kernel) is dense.kernel
+
+
+def test_stateless_scope(dense):
+    """core.attach: maps a variable, by `id` in `state_mapping`, and keeps updates."""
+    scope = keras.StatelessScope(
+        [(dense.kernel, tf.zeros((3, 2)))], collect_losses=True
+    )
+    assert set(scope.state_mapping) == {id(dense.kernel)}
+    before = dense.bias.numpy()
+    with scope:
+        assert keras.src.backend.in_stateless_scope()
+        assert keras.src.backend.get_stateless_scope() is scope
+        np.testing.assert_array_equal(dense(np.ones((1, 3))), [[0.0, 0.0]])
+        dense.bias.assign([5.0, 5.0])
+        dense.add_loss(tf.constant(3.0))
+    np.testing.assert_array_equal(scope.state_mapping[id(dense.bias)], [5.0, 5.0])
+    np.testing.assert_array_equal(dense.bias, before)
+    assert [float(v) for v in scope.losses] == [3.0]
+    assert keras.src.backend.get_stateless_scope() is None
+
+
+def test_symbolic_scope_while_shapes_are_computed():
+    """core.recipe: tells the tracing of shapes from a real call at inference."""
+    seen = []
+
+    class Probe(layers.Layer):
+        def call(self, x):
+            seen.append(keras.src.backend.in_symbolic_scope())
+            return x * 1.0
+
+    layer = Probe()
+    layer(keras.Input((2,)))
+    layer(np.ones((1, 2)))
+    assert seen == [True, False]
+
+
+def test_call_has_training_arg():
+    """quantization: whether a layer's own `call` takes `training`."""
+    assert layers.Dropout(0.5)._call_has_training_arg
+    assert not layers.Flatten()._call_has_training_arg
+
+
+def test_tensors_take_attributes():
+    """quantization.transform marks tensors, as Keras does with `_keras_mask`."""
+    value = tf.constant(1.0)
+    value._kacc_probe = True
+    assert value._kacc_probe
+
+    @tf.function
+    def symbolic(x):
+        x = x + 1
+        x._kacc_probe = True
+        assert x._kacc_probe
+        return x
+
+    symbolic(value)
+
+
+def test_functions_of_a_compiled_model_can_be_made_anew():
+    """core.attach: `make_*_function(force=True)` replaces a traced function."""
+    model = models.small()
+    model.compile("sgd", "mse", jit_compile=False)
+    x, y = models.vectors(4), np.ones((4, 3))
+    model.fit(x, y, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    model.predict(x, verbose=0)
+    for kind in ("train", "test", "predict"):
+        before = getattr(model, f"{kind}_function")
+        assert before is not None
+        getattr(model, f"make_{kind}_function")()
+        assert getattr(model, f"{kind}_function") is before
+        getattr(model, f"make_{kind}_function")(force=True)
+        assert getattr(model, f"{kind}_function") is not before
+
+
+def test_inputs_of_bfloat16_models_are_cast_before_their_call():
+    """core.recipe keeps the arguments of `__call__`, since `call` gets rounded ones."""
+    seen = []
+
+    class Probe(keras.Model):
+        def call(self, x):
+            seen.append(x.dtype)
+            return x
+
+    Probe(dtype="mixed_bfloat16")(np.ones((1, 2), "float32"))
+    assert seen[-1] == tf.bfloat16
