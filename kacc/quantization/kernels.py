@@ -100,7 +100,7 @@ class BuiltIn:
     def relu(self, x: Quantized, grid: Grid) -> Quantized:
         """RELU and RELU6 on their own; the grid ends where they do."""
         positive = tf.maximum(x.centered, 0.0)
-        return _fixed(positive, _f64(x.grid.scale32) / _f64(grid.scale32), grid)
+        return _fixed(positive, _f64(x.grid.scale32 / grid.scale32), grid)
 
     def leaky_relu(self, x: Quantized, slope: float, grid: Grid) -> Quantized:
         """LEAKY_RELU: one multiplier for each sign."""
