@@ -143,6 +143,8 @@ def refresh_functions(model: keras.Model) -> None:
 class Steps:
     """The hooks of one running call: weights and tensors go through the transforms."""
 
+    constant = False  # whether the graph is the one that becomes the file
+
     def __init__(self, operation: Any) -> None:
         self.operation = operation
         self.transforms = [t for t in transforms_of(operation) if t.enabled]

@@ -172,6 +172,8 @@ class _Range:
 class _ConstantSteps:
     """The hooks of a layer's call, with ranges that are numbers."""
 
+    constant = True
+
     def __init__(self, transform: Quantize | None) -> None:
         names = [*transform.ranges, *transform.fixed] if transform else []
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 from kacc.core.registry import LayerSpec, Weight
 from kacc.support.activations import (
@@ -33,6 +34,18 @@ def _einsum_reason(layer: Any) -> str | None:
     return unsupported(layer)
 
 
+def _dense(layer: Any, steps: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """The product of rows: of more dimensions Keras adds the bias behind a reshape.
+
+    The converter would make an ADD of it, with a tensor before it that has no range.
+    """
+    if len(inputs.shape) <= 2:
+        return call_with_activation(layer, steps, inputs, *args, **kwargs)
+    rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+    outputs = call_with_activation(layer, steps, rows, *args, **kwargs)
+    return ops.reshape(outputs, (*ops.shape(inputs)[:-1], layer.units))
+
+
 def _embed(layer: Any, file: Any, indices: Any) -> Any:
     return file.lookup(layer.embeddings.value, indices, "output")
 
@@ -46,7 +59,7 @@ SPECS = [
         absorbs_relu=True,
         folds_batch_norm=True,
         ranges=ranges,
-        call=call_with_activation,
+        call=_dense,
         integer=linear_integer,
         supported=unsupported,
         examples=(
