@@ -159,7 +159,13 @@ class XnnPack(BuiltIn):
     def linear(
         self, acc: Any, scales: tuple[Any, Any], grid: Grid, kind: str
     ) -> Quantized:
-        """rint(f32(acc) * (s sw / so)) + zo."""
+        """rint(f32(acc) * (s sw / so)) + zo.
+
+        TRANSPOSE_CONV runs in the built-in kernel: where the batch size is free its
+        output's shape is computed, and XNNPACK declines it.
+        """
+        if kind == "transpose":
+            return super().linear(acc, scales, grid, kind)
         return _float_scaled(acc, scales[0] * scales[1] / grid.scale32, grid)
 
     def add(self, a: Quantized, b: Quantized, grid: Grid, sign: int = 1) -> Quantized:

@@ -1,0 +1,131 @@
+"""A small model for each row of the registry."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+import kacc.support  # noqa: F401  (fills the registry)
+from kacc.core.registry import LayerSpec, registered
+
+IMAGE = (6, 6, 3)
+
+
+def _constant(shape=(3,)):
+    return np.random.default_rng(8).normal(size=shape).astype("float32")
+
+
+# Operators have no example of their own: they come of functions on KerasTensors.
+# Each entry: the shapes of the inputs, and what is computed of them.
+OPERATORS = {
+    "Add": [
+        ([IMAGE, IMAGE], lambda x, y: x + y),
+        ([IMAGE], lambda x: x + 0.7),
+        ([IMAGE], lambda x: -0.3 + x),
+        ([IMAGE], lambda x: x + _constant()),
+    ],
+    "Subtract": [
+        ([IMAGE, IMAGE], lambda x, y: x - y),
+        ([IMAGE], lambda x: x - 0.7),
+        ([IMAGE], lambda x: 1.0 - x),
+    ],
+    "Multiply": [
+        ([IMAGE, IMAGE], lambda x, y: x * y),
+        ([IMAGE], lambda x: x * 0.7),
+        ([IMAGE], lambda x: -2.0 * x),
+        ([IMAGE], lambda x: x * _constant()),
+    ],
+    "Concatenate": [([IMAGE, IMAGE], lambda x, y: ops.concatenate([x, y], axis=-1))],
+    "Reshape": [([IMAGE], lambda x: ops.reshape(x, (-1, 36, 3)))],
+    "Ravel": [([(4,)], lambda x: ops.reshape(ops.ravel(x), (-1, 4)))],
+    "Transpose": [([(6, 4, 3)], lambda x: ops.transpose(x, (0, 2, 1, 3)))],
+    "Relu": [([IMAGE], ops.relu)],
+    "Relu6": [([IMAGE], ops.relu6)],
+    "LeakyRelu": [([IMAGE], ops.leaky_relu)],
+    "Sigmoid": [([IMAGE], ops.sigmoid)],
+    "Tanh": [([IMAGE], ops.tanh)],
+    "Silu": [([IMAGE], ops.silu)],
+    "HardSilu": [([IMAGE], ops.hard_silu)],
+    "Gelu": [([IMAGE], lambda x: ops.gelu(x, approximate=False))],
+    "Softmax": [([(7,)], ops.softmax)],
+}
+
+# Layers that need more than an example of floats: the same as above.
+LAYERS = {
+    "Embedding": [([(5,)], lambda x: layers.Embedding(10, 4)(x))],
+}
+
+# Of inputs that are not near one.
+SPREAD = {"Rescaling": 100.0}
+
+
+@dataclass
+class Row:
+    """A row of the registry, its model and data.
+
+    Each example has an output of its own, called "<number>", and a dense layer behind
+    it, "<number>_probe", which sees how the example's output goes on.
+    """
+
+    spec: LayerSpec
+    examples: list[Any]
+    inputs: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        kind = "layers" if issubclass(self.spec.type, keras.Layer) else "ops"
+        return f"{kind}.{self.spec.type.__name__}"
+
+    def model(self) -> keras.Model:
+        keras.utils.set_random_seed(5)
+        integers = self.spec.reads_indices
+        inputs, outputs = [], {}
+        for number, (shapes, apply) in enumerate(self.examples):
+            dtype = "int32" if integers else "float32"
+            own = [keras.Input(shape, dtype=dtype) for shape in shapes]
+            y = apply(*own)
+            outputs[f"{number}"] = y
+            flat = layers.Flatten(name=f"flat_{number}")(y)
+            if flat.shape[-1] is not None:
+                probe = layers.Dense(3, name=f"{number}_probe")
+                outputs[f"{number}_probe"] = probe(flat)
+            inputs += own
+        model = keras.Model(inputs, outputs)
+        rng = np.random.default_rng(6)
+        for variable in model.weights:  # biases and statistics that are not zero
+            low = 0.5 if "variance" in variable.path else -1.0
+            if variable.dtype.startswith("float"):
+                variable.assign(rng.uniform(low, 1.0, variable.shape))
+        self.inputs = [(tuple(x.shape[1:]), x.dtype) for x in model.inputs]
+        return model
+
+    def data(self, samples: int, seed: int, spread: float = 1.0) -> list[np.ndarray]:
+        """Inputs for the model, normally distributed; for indices, all of them."""
+        rng = np.random.default_rng(seed)
+        spread *= SPREAD.get(self.spec.type.__name__, 1.0)
+        return [
+            rng.integers(0, 10, (samples, *shape)).astype(dtype)
+            if dtype.startswith("int")
+            else (spread * rng.normal(size=(samples, *shape))).astype(dtype)
+            for shape, dtype in self.inputs
+        ]
+
+
+def _applied(example):
+    """(shapes, function) of an example as the registry has it."""
+    layer, shapes = example()
+    return shapes, lambda *x: layer(x[0] if len(x) == 1 else list(x))
+
+
+def rows() -> list[Row]:
+    """The rows of the registry that are Keras's own."""
+    result = []
+    for spec in registered():
+        if not spec.type.__module__.startswith("keras."):
+            continue  # from a test of `register_layer`
+        known = OPERATORS if not issubclass(spec.type, keras.Layer) else LAYERS
+        examples = [_applied(example) for example in spec.examples]
+        result.append(Row(spec, examples or known.get(spec.type.__name__, [])))
+    return result
