@@ -53,7 +53,7 @@ def shared():
     return keras.Model([a, b], layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
 
 
-@keras.saving.register_keras_serializable("kacc_tests")
+@keras.saving.register_keras_serializable("kacc_tests_acceleration")
 class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

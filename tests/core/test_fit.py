@@ -100,7 +100,8 @@ def test_replicas_have_the_same_ranges():
             cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
         import keras
-                from kacc.quantization import unseen_ranges
+        import kacc
+        from kacc.quantization import unseen_ranges
         from tests.core import models
 
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
