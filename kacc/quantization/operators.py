@@ -101,16 +101,16 @@ class Operators:
         Args:
             acc: exact sums of products.
             grid: of the input.
-            weight_scale: the file's, one for each channel.
+            weight_scale: the converter's, float64, one for each channel.
             bias: float, or None.
             name: of the output.
             kind: "conv", "depthwise" or "dense".
         """
         if bias is not None:
-            step = grid.scale * tf.cast(weight_scale, tf.float64)
+            step = grid.scale * weight_scale
             whole = tf.round(tf.cast(bias, tf.float64) / step)
             acc = tf.cast(acc, tf.float64) + whole
-        scales = (grid.scale32, weight_scale)
+        scales = (grid.scale32, tf.cast(weight_scale, tf.float32))
         return self.kernels.linear(acc, scales, self.grid(name), kind)
 
     def scale_channels(
@@ -118,7 +118,7 @@ class Operators:
     ) -> Quantized:
         """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale."""
         largest = 127.0
-        scale = tf.cast(tf.abs(tf.cast(factor, tf.float64)) / largest, tf.float32)
+        scale = tf.abs(tf.cast(factor, tf.float64)) / largest
         acc = x.centered * tf.sign(factor) * largest
         return self.rescale(acc, x.grid, scale, offset, name, "depthwise")
 

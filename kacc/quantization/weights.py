@@ -20,7 +20,8 @@ class IntegerWeight:
     Args:
         integers: as float32, in Keras's layout.
         real: integers times scale, float32: what the converter is given.
-        scale: one for each output channel, float32: what the file stores.
+        scale: one for each output channel, float64, as the converter has it: it
+            rounds the bias by it before the file stores a float32.
     """
 
     integers: Any
@@ -85,7 +86,7 @@ def _integer_weight(
 def _converter_scale(real: Any, channels: tuple[int, ...], bits: int) -> Any:
     """The scales that the converter finds in the weights, by its own arithmetic."""
     wide = functional.weight_scale(tf.cast(real, tf.float64), channels, bits)
-    return tf.cast(tf.reshape(wide, [-1]), tf.float32)
+    return tf.reshape(wide, [-1])
 
 
 def _full(variable: Any) -> Any:
