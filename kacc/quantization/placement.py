@@ -33,10 +33,11 @@ class Placement:
         ranges: id of each supported operation -> the tensors that get a range.
         operations: id -> (path, operation).
         folded: the batch normalization call that goes into a convolution's call.
-        fused: the calls whose output is no tensor of the file: their reader swallows
-            it.
-        joined: the calls whose output has the range of the concatenation that alone
-            reads it.
+        fused: the calls whose output is no tensor of the file -> the call that
+            swallows it.
+        fused_tensors: these outputs, also behind layers that are gone at inference.
+        joined: the calls whose output has the range of a concatenation -> the
+            concatenation, which alone reads it.
         entering: the float tensors that whoever reads them quantizes.
         skipped: path -> reason, for what stays in float.
     """
@@ -44,15 +45,11 @@ class Placement:
     ranges: dict[int, dict[str, RangeSpec]] = field(default_factory=dict)
     operations: dict[int, tuple[str, Any]] = field(default_factory=dict)
     folded: dict[Call, Call] = field(default_factory=dict)
-    fused: set[Call] = field(default_factory=set)
-    joined: set[Call] = field(default_factory=set)
+    fused: dict[Call, Call] = field(default_factory=dict)
+    fused_tensors: set[Tensor] = field(default_factory=set)
+    joined: dict[Call, Call] = field(default_factory=dict)
     entering: set[Tensor] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def fused_tensors(self) -> set[Tensor]:
-        """The outputs of the fused calls."""
-        return {tensor for call in self.fused for tensor in call.outputs}
 
 
 def place(graph: Graph, skip: Callable[[Call], str | None]) -> Placement:
@@ -98,6 +95,8 @@ class _Placer:
         assert spec is not None
         if spec.output is Output.IDENTITY:
             self._set(call, self.state[call.inputs[0]])
+            if call.inputs[0] in self.result.fused_tensors:
+                self.result.fused_tensors.update(call.outputs)
             return
         names = self._names(call) if call.lasting else {}
         for position, tensor in enumerate(call.inputs):
@@ -151,15 +150,16 @@ class _Placer:
         if id(call.operation) in self.fusing:
             del ranges["output"]
             self._set(call, _On.FUSED)
-            self.result.fused.add(call)
-            follower = self._only_consumer(call)
-            after = registry.find(follower.operation) if follower else None
-            if follower is not None and after is not None and after.is_batch_norm:
+            follower = self._readers(call)[0]
+            self.result.fused[call] = follower
+            self.result.fused_tensors.update(call.outputs)
+            after = registry.find(follower.operation)
+            if after is not None and after.is_batch_norm:
                 self.result.folded[call] = follower
         elif id(call.operation) in self.joining:
             del ranges["output"]
             self._set(call, _On.GRID)
-            self.result.joined.add(call)
+            self.result.joined[call] = self._readers(call)[0]
         else:
             # Nothing holds the range of an `x + y` inside a `call`: whoever reads the
             # tensor does.
@@ -213,12 +213,7 @@ class _Placer:
 
         The converter makes one of several, and fuses it.
         """
-        if len(call.outputs) != 1 or call.outputs[0] in self.graph.outputs:
-            return False
-        kinds = {
-            self._relu_kind(reader)
-            for reader, _ in self.consumers.get(call.outputs[0], [])
-        }
+        kinds = {self._relu_kind(reader) for reader in self._readers(call)}
         return len(kinds) == 1 and None not in kinds
 
     def _relu_kind(self, call: Call) -> str | None:
@@ -231,7 +226,22 @@ class _Placer:
 
     def _only_consumer(self, call: Call) -> Call | None:
         """The one call that reads the output, if there is just one and no other use."""
+        readers = self._readers(call)
+        return readers[0] if len(readers) == 1 else None
+
+    def _readers(self, call: Call) -> list[Call]:
+        """All that reads the output, through layers that are gone at inference.
+
+        Empty if the output has another use, as an output of the model.
+        """
         if len(call.outputs) != 1 or call.outputs[0] in self.graph.outputs:
-            return None
-        readers = self.consumers.get(call.outputs[0], [])
-        return readers[0][0] if len(readers) == 1 else None
+            return []
+        found: list[Call] = []
+        for reader, _ in self.consumers.get(call.outputs[0], []):
+            spec = registry.find(reader.operation)
+            gone = spec is not None and spec.output is Output.IDENTITY
+            behind = self._readers(reader) if gone and not self.reasons[reader] else []
+            if gone and not behind:
+                return []
+            found += behind or [reader]
+        return found

@@ -172,9 +172,9 @@ class Simulation:
         """
         ends: dict[Call, Call] = {}
         for call in reversed(self.graph.calls):
-            if call in self.placement.fused or call in self.placement.joined:
-                follower = self.readers[call.outputs[0]][0][0]
-                ends[call] = ends.get(follower, follower)
+            for table in (self.placement.fused, self.placement.joined):
+                if call in table:
+                    ends[call] = ends.get(table[call], table[call])
         return ends
 
     def _enter(self, tensor: Tensor, value: Any) -> Any:
@@ -232,7 +232,7 @@ class Simulation:
         own = {spec.activation(call.operation)} if spec and spec.activation else set()
         if call not in self.placement.fused:
             return own
-        return own | self._activations(self.readers[call.outputs[0]][0][0])
+        return own | self._activations(self.placement.fused[call])
 
     def _output_range(self, call: Call) -> tuple[Quantize, str] | None:
         """Who holds the range of a call's output: itself, or a layer that reads it."""
