@@ -148,6 +148,8 @@ def test_interrupted_demo_ends_with_a_line_and_no_half_file(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A process started in the background inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:  # up to the first training
         if "training" in line:
