@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kacc.core.errors import UsageError
+from kacc.core.graph import trace
 from kacc.core.rules import Rule
 from kacc.quantization.config import scheme_named
 from kacc.quantization.model import (
@@ -65,6 +66,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             _epoch("freeze_epoch", freeze_epoch, start_epoch + 1)
         self.rules = rules_config(rules)
         self.log_ranges = log_ranges
+        self._paths: dict[int, str] = {}
 
     def set_model(self, model: keras.Model) -> None:
         """Attaches to the model, before any other callback can restore a state."""
@@ -77,6 +79,9 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             "frozen": False,
         }
         attach_quantization(model, settings)
+        if self.log_ranges:
+            calls = reversed(trace(model).calls)  # of several calls the first names it
+            self._paths = {id(call.operation): call.path for call in calls}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts quantization and freezes ranges when it is time."""
@@ -92,7 +97,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             for name, share in transform.clipping().items():
                 largest = max(largest, share)
                 if self.log_ranges:
-                    key = f"{operation.name}:{name}"
+                    key = f"{self._paths[id(operation)]}:{name}"
                     low, high = transform.ends(name)
                     logs |= {
                         f"{key}/low": low,

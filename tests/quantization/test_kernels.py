@@ -1,0 +1,254 @@
+"""The arithmetic of the kernels, against exact integers and fractions in Python.
+
+That it is the runtime's own, the conformance suite says; here each piece is what its
+formula says, over values that a few models would not reach.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kacc.core.errors import UsageError
+from kacc.quantization import fixed_point, integer, kernels
+from kacc.quantization.integer import Grid, Quantized
+from kacc.quantization.kernels import KERNELS
+
+INT8 = st.integers(-128, 127)
+SCALES = st.floats(2.0**-13, 10.0, width=32)
+REALS = st.floats(1e-6, 100.0)
+ACCUMULATORS = st.integers(-(2**24), 2**24)
+ALL = np.arange(-128, 128)
+
+
+def grid(scale, zero):
+    return Grid(tf.constant(scale, tf.float64), tf.constant(float(zero)))
+
+
+def tensor(values, scale, zero):
+    return Quantized(tf.constant(values, tf.float32), grid(scale, zero))
+
+
+def numbers(quantized):
+    return quantized.integers.numpy().astype(int)
+
+
+def clip(value):
+    return max(-128, min(127, value))
+
+
+def half_away(value: Fraction) -> int:
+    return math.floor(abs(value) + Fraction(1, 2)) * (1 if value >= 0 else -1)
+
+
+def half_up(value: Fraction) -> int:
+    return math.floor(value + Fraction(1, 2))
+
+
+def i64(value):
+    return tf.constant(value, tf.int64)
+
+
+class TestFixedPoint:
+    @given(REALS)
+    def test_a_multiplier_is_the_nearest_of_31_bits(self, real):
+        quantized, shift = fixed_point.quantize_multiplier(tf.constant(real, "double"))
+        quantized, shift = int(quantized), int(shift)
+        assert 2**30 <= quantized < 2**31
+        got = Fraction(quantized) * Fraction(2) ** (shift - 31)
+        assert abs(got / Fraction(real) - 1) <= Fraction(1, 2**31)
+
+    def test_a_multiplier_that_rounds_up_to_a_power_of_two(self):
+        real = tf.constant(math.nextafter(1.0, 0.0), tf.float64)
+        assert [int(x) for x in fixed_point.quantize_multiplier(real)] == [2**30, 1]
+
+    @given(ACCUMULATORS, st.integers(0, 30))
+    def test_rounding_shift(self, value, exponent):
+        got = int(fixed_point.rounding_shift(i64(value), i64(exponent)))
+        assert got == half_away(Fraction(value, 2**exponent))
+
+    @given(st.integers(-(2**31), 2**31 - 1), st.integers(2**30, 2**31 - 1))
+    def test_doubling_high_product(self, a, b):
+        got = int(fixed_point.doubling_high_product(i64(a), i64(b)))
+        # Truncation after the nudge: halves of negative products go to zero.
+        exact = Fraction(a * b, 2**31)
+        assert got == half_away(exact) or abs(exact - got) == Fraction(1, 2)
+        assert abs(got - exact) <= Fraction(1, 2)
+
+    @given(ACCUMULATORS, st.integers(2**30, 2**31 - 1), st.integers(-20, 5))
+    def test_the_three_products(self, value, multiplier, shift):
+        exact = Fraction(value * multiplier) * Fraction(2) ** (shift - 31)
+        args = (i64(value), i64(multiplier), i64(shift))
+        once = int(fixed_point.multiply_once_rounded(*args))
+        assert once == half_up(exact)
+        high = int(
+            fixed_point.doubling_high_product(
+                i64(value * 2 ** max(shift, 0)), i64(multiplier)
+            )
+        )
+        right = Fraction(high, 2 ** max(-shift, 0))
+        assert int(fixed_point.multiply_twice_rounded(*args)) == half_away(right)
+        assert int(fixed_point.multiply_halves_up(*args)) == half_up(right)
+
+    @given(st.integers(-(2**15), 2**15), st.integers(0, 10))
+    def test_saturating_left_shift(self, value, exponent):
+        got = int(fixed_point.saturating_left_shift(i64(value), i64(exponent), 16))
+        assert got == max(-(2**15), min(2**15 - 1, value * 2**exponent))
+
+
+class TestGrids:
+    @given(st.floats(-100, 0, width=32), st.floats(2.0**-7, 100, width=32))
+    def test_the_grid_of_a_nudged_range(self, low, high):
+        from kacc.quantization.functional import nudge
+
+        low, high = nudge(tf.constant(low), tf.constant(high))
+        got = integer.grid_of(low, high)
+        assert float(got.scale) == pytest.approx((float(high) - float(low)) / 255)
+        assert float(got.zero) == float(np.rint(got.zero))
+        assert -128 <= float(got.zero) <= 127
+        assert float(integer.quantize(tf.constant(0.0), got).integers) == got.zero
+
+    def test_values_and_their_integers(self):
+        q = tensor([-128.0, 3.0, 127.0], 0.5, 3)
+        assert q.centered.numpy().tolist() == [-131.0, 0.0, 124.0]
+        assert q.real.numpy().tolist() == [-65.5, 0.0, 62.0]
+        back = integer.quantize(q.real, q.grid)
+        assert numbers(back).tolist() == [-128, 3, 127]
+        wide = integer.quantize(tf.constant([-1e6, 1e6, 0.25, 0.75]), q.grid)
+        assert numbers(wide).tolist() == [-128, 127, 3, 5]  # halves to even
+
+
+@given(SCALES, INT8, SCALES, INT8)
+def test_requantize_of_xnnpack(scale, zero, out_scale, out_zero):
+    x, out = tensor(ALL, scale, zero), grid(out_scale, out_zero)
+    ratio = np.float32(np.float32(scale) / np.float32(out_scale))
+    if ratio > 200:
+        return  # beyond what XNNPACK takes
+    multiplier = int(np.rint(np.float32(256) * ratio))
+    want = [clip((((q - zero) * multiplier) + (out_zero << 8) + 128) >> 8) for q in ALL]
+    assert numbers(KERNELS["xnnpack"].requantize(x, out)).tolist() == want
+
+
+@given(SCALES, INT8, SCALES, INT8, SCALES, INT8, st.sampled_from([1, -1]), st.data())
+def test_add_and_subtract_of_xnnpack(sa, za, sb, zb, so, zo, sign, data):
+    if max(sa, sb) / so > 200 or max(sa, sb) / so < 2**-8:
+        return
+    qa, qb = (
+        np.array(data.draw(st.lists(INT8, min_size=20, max_size=20))) for _ in range(2)
+    )
+    ratios = [float(np.float32(s) / np.float32(so)) for s in (sa, sb)]
+    shift = 20 - math.floor(math.log2(max(ratios)))
+    first, second = (half_even(Fraction(r) * 2**shift) for r in ratios)
+    want = [
+        clip(
+            ((first * (a - za) + sign * second * (b - zb) + 2 ** (shift - 1)) >> shift)
+            + zo
+        )
+        for a, b in zip(qa.tolist(), qb.tolist(), strict=True)
+    ]
+    got = KERNELS["xnnpack"].add(
+        tensor(qa, sa, za), tensor(qb, sb, zb), grid(so, zo), sign
+    )
+    assert numbers(got).tolist() == want
+
+
+def half_even(value: Fraction) -> int:
+    return round(value)
+
+
+@given(SCALES, INT8, SCALES, INT8, SCALES, INT8)
+def test_multiply_of_xnnpack(sa, za, sb, zb, so, zo):
+    qa, qb = np.meshgrid(ALL[::9], ALL[::7])
+    scale = np.float32(np.float32(sa) * np.float32(sb)) / np.float32(so)
+    product = ((qa - za) * (qb - zb)).astype(np.int64)
+    want = np.clip(np.rint(product.astype("float32") * scale) + zo, -128, 127)
+    got = KERNELS["xnnpack"].multiply(
+        tensor(qa, sa, za), tensor(qb, sb, zb), grid(so, zo)
+    )
+    np.testing.assert_array_equal(numbers(got), want)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(SCALES, INT8, SCALES, INT8, st.integers(1, 9), st.integers(1, 20))
+def test_mean_is_the_nearest_step_to_the_exact_mean(
+    name, scale, zero, out_scale, out_zero, side, channels
+):
+    rng = np.random.default_rng(side * channels)
+    q = rng.integers(-128, 128, (2, side, side, channels))
+    for keepdims in (True, False):
+        got = KERNELS[name].mean(
+            tensor(q, scale, zero), (1, 2), keepdims, grid(out_scale, out_zero)
+        )
+        real = (q - zero).mean((1, 2), keepdims=keepdims)
+        exact = real * (float(np.float32(scale)) / float(np.float32(out_scale)))
+        distance = np.abs(numbers(got) - np.clip(exact + out_zero, -128, 127))
+        # Two roundings, of which the first may be to halves, miss by three quarters;
+        # the built-in kernel rounds the zero point's part by itself.
+        most = {"xnnpack": 0.51, "reference": 0.76, "builtin": 0.76 + 0.5 * keepdims}
+        assert distance.max() <= most[name]
+
+
+@given(st.lists(INT8, min_size=2, max_size=16))
+def test_average_rounds_halves_away_from_zero(values):
+    x = tensor([float(v) for v in values], 0.1, 5)
+    mean = Fraction(sum(values), len(values))
+    pooled = tf.constant([float(mean)], tf.float64)
+    for name in KERNELS:
+        got = KERNELS[name].average(x, pooled)
+        assert numbers(got).tolist() == [half_away(mean)]
+        assert got.grid is x.grid
+
+
+@given(SCALES, INT8, SCALES)
+def test_relu_is_the_nearest_step_and_never_below_zero(scale, zero, out_scale):
+    got = numbers(
+        KERNELS["xnnpack"].relu(tensor(ALL, scale, zero), grid(out_scale, -128))
+    )
+    ratio = float(np.float32(scale)) / float(np.float32(out_scale))
+    exact = np.clip(np.maximum(ALL - zero, 0) * ratio - 128, -128, 127)
+    assert np.abs(got - exact).max() <= 0.76  # as of the mean
+    assert (got[zero + 128 :: -1] == -128).all()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(SCALES, st.lists(INT8, min_size=2, max_size=30))
+def test_softmax_gives_shares_of_one(name, scale, values):
+    unit = grid(1 / 256, -128)
+    got = numbers(KERNELS[name].softmax(tensor([values], scale, 0), unit))[0] + 128
+    exact = np.exp((np.array(values) - max(values)) * float(np.float32(scale)))
+    exact = np.minimum(256 * exact / exact.sum(), 255)
+    assert np.abs(got - exact).max() <= 0.51
+
+
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "dense", "transpose"])
+@pytest.mark.parametrize("name", KERNELS)
+@given(st.floats(1e-5, 1e-2), st.lists(ACCUMULATORS, min_size=1, max_size=20))
+def test_accumulators_are_rescaled_to_the_nearest_step(name, kind, real, values):
+    scales = (tf.constant(1.0), tf.constant(real, tf.float32))
+    out = grid(1.0, 7)
+    acc = tf.constant(values, tf.float64)
+    got = numbers(KERNELS[name].linear(acc, scales, out, kind))
+    exact = np.clip(np.array(values) * float(np.float32(real)) + 7, -128, 127)
+    assert np.abs(got - exact).max() <= 0.51
+
+
+def test_products_that_float32_cannot_sum_are_summed_in_parts():
+    from kacc.core.registry import Weight
+    from kacc.quantization.operators import exact_product
+
+    x = tf.fill((1, 4000), 255.0)
+    kernel = tf.fill((4000, 2), 127.0) - tf.constant([0.0, 1.0])
+    naive = tf.matmul(x, kernel).numpy()[0]
+    exact = exact_product(x, kernel, Weight("kernel"), tf.matmul).numpy()[0]
+    want = [4000 * 255 * 127, 4000 * 255 * 126]
+    assert exact.astype(np.int64).tolist() == want
+    assert len(want) == len(naive)
+
+
+def test_unknown_kernels():
+    with pytest.raises(UsageError, match="`kernels` must be one of xnnpack, builtin"):
+        kernels.kernels_named("cuda")
