@@ -172,7 +172,8 @@ def signature(data: bytes) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]
 def _info(name: str, index: int, graph: Subgraph) -> TensorInfo:
     tensor = graph.tensors[index]
     grid = tensor
-    for operator in graph.operators:
+    # An integer tensor has a grid of its own, also where a QUANTIZE reads it.
+    for operator in graph.operators if tensor.type == "FLOAT32" else ():
         if operator.name == "QUANTIZE" and operator.inputs[0] == index:
             grid = graph.tensors[operator.outputs[0]]
         if operator.name == "DEQUANTIZE" and operator.outputs[0] == index:

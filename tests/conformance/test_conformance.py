@@ -24,12 +24,6 @@ KNOWN_INEQUALITIES: dict[tuple[str, str, str], tuple[float, int]] = {
 }
 
 # Rows whose file is not read right: the manifest has the grid behind a QUANTIZE.
-XFAIL = pytest.mark.xfail(
-    strict=True,
-    reason="the manifest's grid of an int8 tensor "
-    "that a QUANTIZE reads is that of the QUANTIZE's output (flatbuffer._info)",
-)
-
 ROWS = rows()
 
 
@@ -110,9 +104,7 @@ def test_its_file_is_integer_throughout(case):
 
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
-def test_predict_equals_the_file(case, kernels, request):
-    if case.row.name.endswith(".Concatenate"):
-        request.applymarker(XFAIL)
+def test_predict_equals_the_file(case, kernels):
     values = case.outputs
     if kernels != "xnnpack":
         values = kacc.simulate(case.model, kernels)(case.x)
