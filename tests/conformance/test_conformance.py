@@ -23,7 +23,6 @@ KNOWN_INEQUALITIES: dict[tuple[str, str, str], tuple[float, int]] = {
     ("layers.Activation", "2_probe", "reference"): (0.99, 1),
 }
 
-# Rows whose file is not read right: the manifest has the grid behind a QUANTIZE.
 ROWS = rows()
 
 
