@@ -49,12 +49,13 @@ def _normalize(
         return attach.own_call(layer, steps, inputs, **options)
     factor, offset = _affine(layer)
     spread = {2: (1, 2), 3: (2,), 4: ()}[len(inputs.shape)]
-    image = inputs
+    image = ops.cast(inputs, factor.dtype)  # as Keras, of bfloat16 models too
     for axis in spread:
         image = ops.expand_dims(image, axis if len(spread) == 1 else 1)
     kernel = ops.reshape(ops.broadcast_to(factor, inputs.shape[-1:]), (1, 1, -1, 1))
     image = ops.depthwise_conv(image, kernel, data_format="channels_last") + offset
-    return ops.squeeze(image, spread) if spread else image
+    outputs = ops.squeeze(image, spread) if spread else image
+    return ops.cast(outputs, inputs.dtype)
 
 
 def _integer_normalize(layer: Any, file: Any, x: Any, **options: Any) -> Any:

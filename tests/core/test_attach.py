@@ -11,7 +11,7 @@ from keras import layers
 
 import kacc
 from kacc.core import attach, registry
-from kacc.quantization import calibrate, functional, unseen_ranges
+from kacc.quantization import functional, unseen_ranges
 from kacc.quantization.transform import quantize_of
 from tests.core import models
 
@@ -209,25 +209,29 @@ def test_inference_leaves_ranges_alone(x8):
     assert all(np.array_equal(before[k], v) for k, v in ranges(model).items())
 
 
-def test_a_shared_layer_has_one_range_over_all_its_calls():
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+def test_a_shared_layer_has_one_range_over_all_its_calls(factor):
     model = kacc.quantize(models.shared())
     conv = model.get_layer("conv")
     assert [v.name for v in conv.variables].count("output_range") == 1
-    # The second call's values are larger by far, and still none is clipped.
-    conv.kernel.assign(10 * conv.kernel)
+    # One call's values are larger by far, and still none is clipped.
+    conv.kernel.assign(factor * conv.kernel)
     x = models.images()
     for _ in range(2):
         got = model(x, training=True)
         plain = attach.base_class(conv).call
-        second = plain(conv, plain(conv, x))
-        assert tf.reduce_max(second) > 5 * tf.reduce_max(plain(conv, x))
+        first = plain(conv, x)
+        second = plain(conv, first)
+        largest = [float(tf.reduce_max(v)) for v in (first, second)]
+        assert max(largest) > 3 * min(largest)
         ends = quantize_of(conv).ends("output")
-        np.testing.assert_allclose(ends[1], tf.reduce_max(second), rtol=0.05)
+        np.testing.assert_allclose(ends[1], max(largest), rtol=0.05)
         # What the first call made is read as it is, not by the range of the image.
         assert quantize_of(conv).ends("input_0")[1] < 1.1 * x.max()
         head = model.get_layer("head")
         want = tf.reshape(second, (len(x), -1)) @ head.kernel.value
-        assert np.linalg.norm(got - want) < 0.1 * np.linalg.norm(want)
+        error = np.linalg.norm(got - want) / np.linalg.norm(want)
+        assert error < (0.1 if factor > 1 else 0.5)  # of a range that both share
 
 
 def test_weights_of_bfloat16_models_are_rounded_from_their_full_values():
@@ -302,7 +306,8 @@ def test_losses_and_updates_inside_a_quantized_layer_survive(x8):
 def test_a_model_inside_a_stateless_scope_sees_its_values(x8):
     """`stateless_call` puts its own values in the place of the variables'."""
     model = kacc.quantize(models.small())
-    calibrate(model, [x8])
+    for layer in model.layers:
+        layer.bias.assign(layer.bias + 1.0)
     values = [v.value for v in model.trainable_variables]
     state = [tf.identity(v.value) for v in model.non_trainable_variables]
     got, updated = model.stateless_call(values, state, x8, training=True)

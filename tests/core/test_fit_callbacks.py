@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kacc.callbacks import QuantizationAwareTraining
-from kacc.quantization import scheme_of
+from kacc.quantization import scheme_of, unseen_ranges
 from kacc.quantization.transform import quantize_of
 from tests.core import models
 
@@ -86,6 +86,7 @@ def test_early_stopping_restores_weights_and_ranges(first):
     losses = history.history["val_loss"]
     best = int(np.argmin(losses))
     assert best < len(losses) - 1, "the last epoch must not be the best one"
+    assert unseen_ranges(model) == []
     assert_equal([v.numpy() for v in model.variables], record.epochs[best])
 
 
@@ -121,6 +122,7 @@ def test_a_killed_fit_resumes_where_it_was(first, killed_at, tmp_path, whole_fit
     model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
     history = fit(model, callbacks())
     assert len(history.epoch) == 4 - killed_at
+    assert unseen_ranges(model) == []
     assert_equal(numbers(model), whole_fit)
 
 
