@@ -5,8 +5,15 @@ import random
 import sys
 import tempfile
 
+import hypothesis
 import numpy as np
 import pytest
+
+# The first example traces a graph, and machines stall: time says nothing of the code.
+hypothesis.settings.register_profile(
+    "kacc", deadline=None, derandomize="CI" in os.environ
+)
+hypothesis.settings.load_profile("kacc")
 
 # Read by TensorFlow and Keras when they are imported.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
