@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 # The first example traces a graph, and machines stall: time says nothing of the code.
-hypothesis.settings.register_profile(
-    "kacc", deadline=None, derandomize="CI" in os.environ
-)
+hypothesis.settings.register_profile("kacc", deadline=None)
 hypothesis.settings.load_profile("kacc")
 
 # Read by TensorFlow and Keras when they are imported.
