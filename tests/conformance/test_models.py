@@ -38,14 +38,15 @@ def test_predict_equals_the_file(build, tmp_path):
     assert_equal_to_file(model, x, tmp_path)
 
 
-def test_models_of_bfloat16_predict_as_their_float32_file(tmp_path):
-    """Keras rounds inputs and weights of such a model before its call sees them."""
+@pytest.mark.parametrize("build", [models.sequential, models.plain])
+def test_models_of_bfloat16_predict_as_their_float32_file(build, tmp_path):
+    """Keras rounds weights, and the inputs of a subclassed model, before its call."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model, x = quantized(models.sequential)
+        model, x = quantized(build)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert model.get_layer("conv").compute_dtype == "bfloat16"
+    assert model.compute_dtype == "bfloat16"
     assert_equal_to_file(model, x, tmp_path)
 
 

@@ -42,6 +42,11 @@ def assert_equal(got, want):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def assert_quantized(model):
+    assert scheme_of(model) == "int8"
+    assert unseen_ranges(model) == []
+
+
 class Record(keras.callbacks.Callback):
     """Keeps all the model's numbers at the end of each epoch."""
 
@@ -86,7 +91,7 @@ def test_early_stopping_restores_weights_and_ranges(first):
     losses = history.history["val_loss"]
     best = int(np.argmin(losses))
     assert best < len(losses) - 1, "the last epoch must not be the best one"
-    assert unseen_ranges(model) == []
+    assert_quantized(model)
     assert_equal([v.numpy() for v in model.variables], record.epochs[best])
 
 
@@ -122,7 +127,7 @@ def test_a_killed_fit_resumes_where_it_was(first, killed_at, tmp_path, whole_fit
     model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
     history = fit(model, callbacks())
     assert len(history.epoch) == 4 - killed_at
-    assert unseen_ranges(model) == []
+    assert_quantized(model)
     assert_equal(numbers(model), whole_fit)
 
 

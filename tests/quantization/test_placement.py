@@ -11,7 +11,7 @@ import kacc
 from kacc.converters.convert import convert
 from kacc.quantization import calibrate, unseen_ranges
 from kacc.quantization.transform import quantize_of
-from tests.quantization.blocks import BLOCKS, SHAPE, dense_block, model_of
+from tests.quantization.blocks import BLOCKS, SHAPE, model_of
 
 
 @pytest.mark.parametrize(
@@ -53,16 +53,7 @@ def outputs(request, quantized_blocks):
     return want, artifact.predict(x, kernels=request.param)
 
 
-# The manifest has a wrong grid of an int8 tensor that a QUANTIZE reads: of the input
-# that goes into a concatenation.
-READ_WRONG = pytest.mark.xfail(strict=True, reason="converters.flatbuffer._info")
-
-
-@pytest.mark.parametrize(
-    "block",
-    [pytest.param(b, marks=READ_WRONG) if b is dense_block else b for b in BLOCKS],
-    ids=lambda b: b.__name__,
-)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
 def test_the_file_has_these_tensors_and_rounds_them_so(block, outputs):
     want, got = outputs[0][block.__name__], outputs[1][block.__name__]
     np.testing.assert_array_equal(got, want)
