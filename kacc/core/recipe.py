@@ -8,6 +8,7 @@ weights come.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -16,6 +17,7 @@ import keras
 from keras.src.saving import object_registration
 
 from kacc.core import attach
+from kacc.core.errors import UsageError
 from kacc.core.graph import require_built
 from kacc.core.transform import is_observing, is_training
 
@@ -104,6 +106,7 @@ def _model_class(base: type) -> type:
             "get_config": _get_config,
             "from_config": classmethod(_from_config),
             "build_from_config": _build_from_config,
+            "save": _save,
         }
         _CLASSES[base] = type(base.__name__, (base,), members)
         object_registration.GLOBAL_CUSTOM_NAMES[_CLASSES[base]] = REGISTERED_NAME
@@ -149,6 +152,18 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
             with keras.src.backend.AutocastScope(None):
                 return run(_given(self, args))
     return own()
+
+
+def _save(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    """Saves a model, and refuses a format that could not be loaded again."""
+    if os.fspath(filepath).endswith((".h5", ".hdf5")):
+        raise UsageError(
+            "A model that kacc works on must be saved in the .keras format: the older "
+            "one knows only Keras's own models",
+            received=os.fspath(filepath),
+            fix="Save it as .keras, or call kacc.strip(model) first",
+        )
+    attach.base_class(self).save(self, filepath, *args, **kwargs)
 
 
 def _get_config(self: Any) -> dict[str, Any]:

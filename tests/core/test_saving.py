@@ -6,7 +6,7 @@ import pytest
 
 import kacc
 from kacc.core import attach, recipe
-from kacc.core.errors import KaccError
+from kacc.core.errors import KaccError, UsageError
 from kacc.quantization import scheme_of, unseen_ranges
 from kacc.quantization.transform import quantize_of
 from tests.core import models
@@ -112,6 +112,18 @@ def test_a_fresh_process_needs_only_import_kacc(imports, trained, tmp_path):
     got = np.load(tmp_path / "out.npz")
     for name, case in cases.items():
         np.testing.assert_array_equal(got[name], case.outputs[0], err_msg=name)
+
+
+def test_the_old_format_is_refused_before_a_file_is_lost(trained, tmp_path):
+    """It would save the model and not load it again."""
+    path = tmp_path / "model.h5"
+    path.write_bytes(b"precious")
+    model = trained(models.sequential).model
+    with pytest.raises(UsageError, match=r"in the \.keras format.*model\.h5.*strip"):
+        model.save(path)
+    assert path.read_bytes() == b"precious"
+    kacc.strip(keras.models.load_model(trained(models.sequential).path)).save(path)
+    assert not attach.is_attached(keras.models.load_model(path, compile=False))
 
 
 def test_attached_models_save_the_settings_of_the_recipe(tmp_path):
