@@ -130,6 +130,8 @@ def _attach_one(
     transform.enabled = present.enabled if present else settings["enabled"]
     others = [t for t in attach.transforms_of(operation) if t is not present]
     attach.attach(operation, [*others, transform], owner=model, prefix=prefix)
+    if present is not None:
+        transform.take_ranges(present)
 
 
 def _skip_by_rules(graph: Graph, config: Iterable[dict[str, Any]]) -> Any:

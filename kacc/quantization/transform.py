@@ -88,6 +88,16 @@ class Quantize(Transform):
                     existing[full] = state.create(full, shape)
                 table[name] = existing[full]
 
+    def take_ranges(self, other: Quantize) -> None:
+        """Takes over what another one has seen, where the variables are not the same.
+
+        They are not if an operator goes from one model to another around it.
+        """
+        for name, variable in self._variables.items():
+            known = other._variables.get(name)
+            if known is not None and known is not variable:
+                variable.assign(known.value)
+
     def weight(self, attribute: str, value: Any) -> Any:
         """The weight rounded to its integers."""
         return functional.fake_quantize_weight(

@@ -57,9 +57,10 @@ def test_an_inner_model_runs_by_itself(trained):
     np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
 
 
-def test_a_quantized_model_serves_as_a_layer_of_another(trained, tmp_path):
+@pytest.mark.parametrize("build", [models.sequential, models.operators])
+def test_a_quantized_model_serves_as_a_layer_of_another(build, trained, tmp_path):
     """A trained backbone with a new head."""
-    inner = keras.models.load_model(trained(models.sequential).path)
+    inner = keras.models.load_model(trained(build).path)
     outer = keras.Sequential(
         [keras.Input(models.SHAPE), inner, layers.Dense(2, name="top")], name="outer"
     )
