@@ -81,6 +81,7 @@ def attach_quantization(
             received=_described(placement.skipped) or "a model without weights",
             fix="kacc.support lists the layers; kacc.register_layer adds one",
         )
+    _detach_others(model, placement)
     prefixes = _prefixes(graph)
     with model.distribute_strategy.scope():
         for key, (_, operation) in placement.operations.items():
@@ -97,6 +98,16 @@ def attach_quantization(
 def _has_weights(operation: Any) -> bool:
     spec = registry.find(operation)
     return spec is not None and bool(spec.weights)
+
+
+def _detach_others(model: keras.Model, placement: Placement) -> None:
+    """Takes quantization off what had it and now stays in float, by a rule."""
+    for operation, transform in list(quantized(model)):
+        if id(operation) not in placement.operations:
+            others = [t for t in attach.transforms_of(operation) if t is not transform]
+            attach.detach(operation)
+            if others:
+                attach.attach(operation, others, owner=model)
 
 
 def _prefixes(graph: Graph) -> dict[int, str]:

@@ -125,6 +125,17 @@ class TestRules:
         assert quantize_of(model.get_layer("conv")) is None
         assert quantize_of(model.get_layer("head")) is not None
 
+    def test_a_later_rule_takes_quantization_off_again(self):
+        model, _ = model_with(layers.ReLU(name="relu"))
+        calibrate(model, [X])
+        with pytest.warns(UserWarning, match=r"head \(a rule skips it\)"):
+            kacc.quantize(model, rules=[kacc.Rule("head", skip=True)])
+        assert quantize_of(model.get_layer("head")) is None
+        assert type(model.get_layer("head")) is layers.Dense
+        assert unseen_ranges(model) == []
+        kacc.quantize(model)
+        assert unseen_ranges(model) == ["head:output"]
+
     def test_a_rule_that_matches_nothing_leaves_the_model_as_it_was(self):
         with pytest.raises(UsageError, match=r"must match a layer.*'heads'.*The path"):
             model_with(layers.ReLU(), rules=[kacc.Rule("heads", skip=True)])
