@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph, freeze
 from kacc.core.manifest import TensorInfo
+
+if TYPE_CHECKING:
+    from kacc.quantization.integer import Quantized
 
 LAYER_SAMPLES = 16  # of which the values of all layers are held at once
 
@@ -40,6 +43,7 @@ class LayerParity:
     Args:
         layer: the layer's path.
         tensor: the tensor's name in the file.
+        operator: the operator that writes it there, such as "CONV_2D".
         equal: share of equal values; on the file's integer grid where it has one.
         largest_lsb: the largest distance in integer steps; None without grid.
         max_abs, max_rel: the largest distance, and as a share of the largest value.
@@ -49,6 +53,7 @@ class LayerParity:
 
     layer: str
     tensor: str
+    operator: str
     equal: float
     largest_lsb: int | None
     max_abs: float
@@ -73,7 +78,8 @@ def layer_table(
     """Compares all layers that can be told apart in the file.
 
     A tensor of the file is found in the Keras model by its name, which carries the
-    paths of the layers that were fused into it.
+    paths of the layers that were fused into it. The integers of a quantized model are
+    those of its simulation by the same kernels.
 
     Args:
         model: the Keras model, plain or attached.
@@ -87,7 +93,7 @@ def layer_table(
     graph = freeze(model)
     chains = _Chains(graph)
     tensors = list(_file_tensors(artifact, samples, kernels))
-    captured = _captured(model, samples)
+    captured = _captured(model, samples, kernels)
     rows: dict[str, LayerParity] = {}
     if captured is None:
         wanted = sorted({node for t in tensors for node in chains.of(t.name)})
@@ -107,6 +113,7 @@ def layer_table(
 @dataclass(frozen=True)
 class _FileTensor:
     name: str
+    operator: str
     value: np.ndarray
     info: TensorInfo
 
@@ -127,27 +134,27 @@ def _file_tensors(
     feeds = artifact.feeds(samples.inputs)
     size = runtime.batch or len(samples)
     graph = flatbuffer.subgraphs(data)[0]
-    written = [
-        index
+    written = {
+        index: operator.name
         for operator in graph.operators
         if operator.name not in ("QUANTIZE", "DEQUANTIZE")
         for index in operator.outputs
         if graph.tensors[index].type in ("INT8", "INT16", "FLOAT32")
-    ]
+    }
     parts: dict[int, list[np.ndarray]] = {index: [] for index in written}
     for batch in Samples(feeds).batches(size):
         runtime.load(batch)
         runtime.invoke()
         for index in written:
             parts[index].append(runtime.value(index))
-    for index in written:
+    for index, operator in written.items():
         tensor = graph.tensors[index]
         value = np.concatenate(parts[index])
         dtype = tensor.type.lower()
         info = TensorInfo(
             tensor.name, tensor.shape, dtype, tensor.scale, tensor.zero_point
         )
-        yield _FileTensor(tensor.name, value[: len(samples)], info)
+        yield _FileTensor(tensor.name, operator, value[: len(samples)], info)
 
 
 class _Chains:
@@ -248,21 +255,21 @@ class _Chains:
         return {layer: name for name, layer in layers.items() if layer}
 
 
-def _captured(model: Any, samples: Samples) -> dict[str, np.ndarray] | None:
-    """The values after each layer of a quantized model, by its path; None of others."""
+def _captured(
+    model: Any, samples: Samples, kernels: str
+) -> dict[str, Quantized] | None:
+    """The integers after each layer of a quantized model, by path; None of others."""
     import tensorflow as tf
 
     from kacc.quantization import scheme_of
+    from kacc.quantization.kernels import kernels_named
     from kacc.quantization.simulation import Simulation
 
     if scheme_of(model) is None:
         return None
-    seen: dict[str, np.ndarray] = {}
-
-    def keep(path: str, value: Any) -> None:
-        seen[path] = np.asarray(value.real)
-
-    Simulation(model).run([tf.constant(array) for array in samples.inputs], keep)
+    seen: dict[str, Quantized] = {}
+    simulation = Simulation(model, kernels_named(kernels))
+    simulation.run([tf.constant(array) for array in samples.inputs], seen.__setitem__)
     return seen
 
 
@@ -288,30 +295,51 @@ def _add_attached(
     rows: dict[str, LayerParity],
     tensor: _FileTensor,
     chains: _Chains,
-    captured: Mapping[str, np.ndarray],
+    captured: Mapping[str, Quantized],
 ) -> None:
     """Compares with the first layer behind the name whose output has a range."""
     for name in chains.of(tensor.name):
         layer = chains.graph.layer_of(name) or ""
-        want = captured.get(layer)
-        if want is not None and want.size == tensor.value.size:
-            want = want.reshape(tensor.value.shape)
-            rows[layer] = _row(layer, tensor, want, allowed=0)
+        found = captured.get(layer)
+        if found is not None and _size(found.integers) == tensor.value.size:
+            want = np.asarray(found.real).reshape(tensor.value.shape)
+            steps = _integers(found, tensor.info)
+            rows[layer] = _row(layer, tensor, want, allowed=0, steps=steps)
             return
 
 
+def _size(value: Any) -> int:
+    return int(np.prod(value.shape))
+
+
+def _integers(found: Quantized, info: TensorInfo) -> np.ndarray | None:
+    """The integers as they are, or None if the file's tensor has another grid."""
+    grid = float(found.grid.scale32), int(found.grid.zero)
+    if info.scale is None or grid != (float(np.float32(info.scale)), info.zero_point):
+        return None
+    return np.asarray(found.integers).astype(np.int64)
+
+
 def _row(
-    layer: str, tensor: _FileTensor, want: np.ndarray, allowed: float
+    layer: str,
+    tensor: _FileTensor,
+    want: np.ndarray,
+    allowed: float,
+    steps: np.ndarray | None = None,
 ) -> LayerParity:
+    """The row of a layer, by its real values, or its integers where known."""
     got, info = tensor.real, tensor.info
     gap = float(np.abs(want.astype(np.float64) - got).max())
     equal, largest = want == got, None
     if info.is_quantized:
-        steps = to_grid(want, info).astype(np.int64) - tensor.value
-        equal, largest = steps == 0, int(np.abs(steps).max())
+        if steps is None:
+            steps = to_grid(want, info).astype(np.int64)
+        distance = np.abs(steps.reshape(got.shape) - tensor.value)
+        equal, largest = distance == 0, int(distance.max())
     return LayerParity(
         layer=layer,
         tensor=tensor.name,
+        operator=tensor.operator,
         equal=float(equal.mean()),
         largest_lsb=largest,
         max_abs=gap,

@@ -131,6 +131,9 @@ class Parity:
 def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> Parity:
     """Compares the outputs of a file with those of the model in Keras.
 
+    A quantized model computes as the file does on XNNPACK's kernels. On others it is
+    its simulation by the same kernels (`kacc.simulate`) that the file is compared with.
+
     Args:
         model: the Keras model that was converted, plain or with quantization attached.
         artifact: the file.
@@ -161,7 +164,7 @@ def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> 
             received=[i.name for i in signature.inputs],
         )
     samples = gather(x, [real(i) for i in manifest.inputs], "The data")
-    want = reference_outputs(model, signature.packed, samples)
+    want = reference_outputs(_by(kernels, model), signature.packed, samples)
     if len(want) != len(manifest.outputs):
         raise UsageError(
             f"The file must have the model's outputs; it has {len(manifest.outputs)}",
@@ -180,6 +183,16 @@ def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> 
         host=host(),
         _layers=lambda: layer_table(model, artifact, few, kernels),
     )
+
+
+def _by(kernels: str, model: Any) -> Any:
+    """What computes as a file of the model has to on a set of kernels."""
+    from kacc.quantization import scheme_of
+    from kacc.quantization.simulation import simulate
+
+    if kernels == "xnnpack" or scheme_of(model) is None:
+        return model
+    return simulate(model, kernels)
 
 
 def reference_outputs(

@@ -75,7 +75,8 @@ def _verdict(parity: Parity) -> str:
         return f"No layer differs in the first {LAYER_SAMPLES} samples."
     steps = "" if first.largest_lsb is None else f", largest {first.largest_lsb} LSB"
     return (
-        f"First layer that differs: {first.layer} ({share(first.equal)} equal{steps})"
+        f"First layer that differs: {first.layer} ({first.operator}, "
+        f"{share(first.equal)} equal{steps})"
     )
 
 
@@ -113,6 +114,7 @@ def _layer_view(parity: Parity) -> Any:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("layer")
+    table.add_column("operator")
     for heading in ("equal", "largest LSB", "largest difference"):
         table.add_column(heading, justify="right")
     first = parity.first_difference
@@ -123,4 +125,5 @@ def _layer_view(parity: Parity) -> Any:
 
 def _layer_cells(layer: LayerParity) -> tuple[str, ...]:
     steps = "-" if layer.largest_lsb is None else str(layer.largest_lsb)
-    return layer.layer, share(layer.equal), steps, f"{layer.max_abs:.3g}"
+    distance = f"{layer.max_abs:.3g}"
+    return layer.layer, layer.operator, share(layer.equal), steps, distance

@@ -10,6 +10,7 @@ import kacc
 from kacc.converters import flatbuffer
 from kacc.converters.convert import convert
 from kacc.converters.parity import parity
+from kacc.converters.runtime import host
 from kacc.core.errors import ConversionError, UsageError
 
 layers = keras.layers
@@ -59,16 +60,45 @@ def test_the_file_does_what_the_model_does(trained, images, tmp_path, io, batch)
     assert {x.layer for x in found.layers} >= {"shared", "sum", "classes"}
 
 
-def test_the_layer_whose_weights_changed_is_named(trained, images, tmp_path):
+@pytest.mark.parametrize("kernels", ["builtin", "reference"])
+def test_parity_is_with_the_simulation_by_the_kernels_of_the_file(
+    trained, images, tmp_path, kernels
+):
+    artifact = convert(trained, tmp_path / "m.tflite", "tflite-int8")
+    found = parity(trained, artifact, images, kernels)
+    assert found.equal == 1
+    assert found.first_difference is None
+    assert f"{kernels} kernels, {host()}" in str(found)
+    # The model itself rounds as XNNPACK does.
+    others = artifact.predict(images, kernels=kernels)
+    assert not np.array_equal(trained.predict(images, verbose=0), others)
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
+def test_the_layer_whose_weights_changed_is_named(trained, images, tmp_path, kernels):
     artifact = convert(trained, tmp_path / "m.tflite", "tflite-int8")
     kernel = trained.get_layer("shared").kernel
     before = kernel.numpy()
     kernel.assign(before * 0.5)
     try:
-        found = parity(trained, artifact, images)
+        found = parity(trained, artifact, images, kernels)
         assert found.first_difference.layer == "shared"
+        assert found.first_difference.operator == "CONV_2D"
+        assert "First layer that differs: shared (CONV_2D, " in str(found)
     finally:
         kernel.assign(before)
+
+
+def test_the_layer_whose_range_changed_is_named(trained, images, tmp_path):
+    artifact = convert(trained, tmp_path / "m.tflite", "tflite-int8")
+    pool = trained.get_layer("pool")
+    (ends,) = (v for v in pool.variables if v.shape == (2,))
+    before = ends.numpy()
+    ends.assign(before * 2)
+    try:
+        assert parity(trained, artifact, images).first_difference.layer == "pool"
+    finally:
+        ends.assign(before)
 
 
 def test_converting_changes_nothing_in_the_model(trained, images, tmp_path):
