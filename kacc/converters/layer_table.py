@@ -297,11 +297,13 @@ def _add_attached(
     chains: _Chains,
     captured: Mapping[str, Quantized],
 ) -> None:
-    """Compares with the first layer behind the name whose output has a range."""
-    for name in chains.of(tensor.name):
+    """Compares with the first layer behind the name that ends there with a range."""
+    names = chains.of(tensor.name)
+    for name in names:
         layer = chains.graph.layer_of(name) or ""
         found = captured.get(layer)
-        if found is not None and _size(found.integers) == tensor.value.size:
+        ends = chains.last.get(layer) in names  # and is not a tensor inside the layer
+        if found is not None and ends and _size(found.integers) == tensor.value.size:
             want = np.asarray(found.real).reshape(tensor.value.shape)
             steps = _integers(found, tensor.info)
             rows[layer] = _row(layer, tensor, want, allowed=0, steps=steps)

@@ -12,6 +12,7 @@ import numpy as np
 
 from kacc.converters import flatbuffer
 from kacc.converters.chatter import logger, to_log
+from kacc.converters.requantize import with_direct_requantization
 from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
@@ -58,7 +59,7 @@ def to_int8(request: Request) -> Converted:
     the float model's on the calibration data is kept.
     """
     if request.scheme is not None:
-        data = _convert(request.graph, _integer_options(request, None))
+        data = _integer(request, None)
         _require_integer(data, request)
         return Converted(data, "tflite")
     makers: dict[str, Callable[[Request], bytes]] = {
@@ -118,7 +119,12 @@ def _distance(data: bytes, request: Request, wanted: list[np.ndarray]) -> float:
 
 
 def _by_tflite(request: Request) -> bytes:
-    return _convert(request.graph, _integer_options(request, request.calibration))
+    return _integer(request, request.calibration)
+
+
+def _integer(request: Request, calibration: Samples | None) -> bytes:
+    data = _convert(request.graph, _integer_options(request, calibration))
+    return with_direct_requantization(data)
 
 
 def _integer_options(

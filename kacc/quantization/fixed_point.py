@@ -78,6 +78,70 @@ def rounding_shift(value: Any, exponent: Any) -> Any:
     return down + tf.cast(remainder > threshold, tf.int64)
 
 
+def count_leading_zeros(value: Any) -> Any:
+    """Of positive integers of 32 bits."""
+    bits = tf.bitcast(tf.cast(value, tf.float64), tf.int64)
+    return 31 - (tf.bitwise.right_shift(bits, _i64(52)) - 1023)
+
+
+def reciprocal(value: Any, integer_bits: int) -> tuple[Any, Any]:
+    """1 / value of a positive fixed-point number, as (mantissa, exponent).
+
+    Args:
+        value: raw integers of 32 bits.
+        integer_bits: how many of them stand before the point.
+
+    Returns:
+        Raw integers with 31 bits behind the point, and the powers of two that they are
+        to be divided by.
+    """
+    zeros = count_leading_zeros(value)
+    above_one = value * _power(zeros) - 2**31
+    return _one_over_one_plus(above_one), integer_bits - zeros
+
+
+def _one_over_one_plus(value: Any) -> Any:
+    """1 / (1 + x) for x in 0..1: gemmlowp's division by Newton and Raphson's method."""
+    half = (value + 2**31) // 2  # of the denominator, rounded from an odd sum
+    x = 1515870810 + doubling_high_product(half, _i64(-1010580540))  # 48/17, -32/17
+    for _ in range(3):
+        rest = 2**29 - doubling_high_product(half, x)
+        x = x + saturating_left_shift(doubling_high_product(x, rest), _i64(2), 32)
+    return saturating_left_shift(x, _i64(1), 32)
+
+
+# exp(-2^k) with 31 bits behind the point, for k from -2 up.
+_EXPONENTIALS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+
+
+def exp_of_negative(value: Any) -> Any:
+    """The exponential of numbers in -32..0 with 26 bits behind the point.
+
+    Returns:
+        Raw integers with 31 bits behind the point.
+    """
+    quarter = 2**24
+    inside = tf.bitwise.bitwise_and(value, _i64(quarter - 1)) - quarter
+    result = _exp_above_minus_quarter(inside * 32)
+    remainder = inside - value
+    for k, factor in enumerate(_EXPONENTIALS):
+        bit = tf.bitwise.bitwise_and(remainder, _i64(quarter << k))
+        result = tf.where(bit != 0, doubling_high_product(result, _i64(factor)), result)
+    return tf.where(value == 0, _i64(2**31 - 1), result)
+
+
+def _exp_above_minus_quarter(value: Any) -> Any:
+    """The exponential in -1/4..0: four terms of its series around -1/8."""
+    x = value + 2**28
+    square = doubling_high_product(x, x)
+    cube = doubling_high_product(square, x)
+    fourth = rounding_shift(doubling_high_product(square, square), _i64(2))
+    higher = doubling_high_product(fourth + cube, _i64(715827883)) + square  # 1/3
+    series = x + rounding_shift(higher, _i64(1))
+    centre = _i64(1895147668)  # exp(-1/8)
+    return centre + doubling_high_product(centre, series)
+
+
 def _power(exponent: Any) -> Any:
     return tf.bitwise.left_shift(tf.ones_like(exponent), exponent)
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from kacc.core.errors import UsageError
 from kacc.quantization import fixed_point
 from kacc.quantization.integer import Grid, Quantized, quantize
+from kacc.quantization.weights import IntegerWeight
 
 
 class BuiltIn:
@@ -116,6 +117,26 @@ class BuiltIn:
         flat = _multiplied(x.centered, scale * _f64(tf.constant(slope, tf.float32)))
         return _on(grid, tf.where(x.centered >= 0, steep, flat))
 
+    def prelu(self, x: Quantized, slopes: IntegerWeight, grid: Grid) -> Quantized:
+        """PRELU: a multiplier for each sign, the slopes' integers in the product."""
+        scale = _f64(x.grid.scale32) / _f64(grid.scale32)
+        steep = _multiplied(x.centered, scale)
+        fine = scale * _f64(tf.cast(slopes.scale[0], tf.float32))
+        flat = _multiplied(x.centered * slopes.integers, fine)
+        return _on(grid, tf.where(x.centered >= 0, steep, flat))
+
+    def divide(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
+        """DIV: the product with a reciprocal of 31 bits."""
+        inverse, exponent = fixed_point.reciprocal(tf.cast(b.centered, tf.int64), 31)
+        real = _f64(a.grid.scale32) / (_f64(b.grid.scale32) * _f64(grid.scale32))
+        integer, shift = fixed_point.quantize_multiplier(real)
+        # The dividend takes up all bits but its sign.
+        value = tf.cast(a.centered, tf.int64)
+        room = fixed_point.count_leading_zeros(tf.maximum(tf.abs(value), 1)) - 1
+        quotient = fixed_point.multiply_twice_rounded(value, inverse, room)
+        down = shift - exponent - room
+        return _on(grid, fixed_point.multiply_twice_rounded(quotient, integer, down))
+
     def hard_swish(self, x: Quantized, grid: Grid) -> Quantized:
         """HARD_SWISH: x * relu6(x + 3) / 6 on 16 bit integers."""
         fine = x.grid.scale32 * tf.constant(1 / 128, tf.float32)
@@ -144,6 +165,28 @@ class Reference(BuiltIn):
 
     def _image_mean(self, x: Quantized, grid: Grid) -> Quantized:
         return _exact_mean(x, (1, 2), True, grid)
+
+    def softmax(self, x: Quantized, grid: Grid) -> Quantized:
+        """SOFTMAX: exponentials of numbers with 5 bits before the point, 12 of sums."""
+        real = tf.minimum(_f64(x.grid.scale32) * 2.0**26, 2.0**31 - 1.0)
+        integer, shift = fixed_point.quantize_multiplier(real)
+        above = tf.reduce_max(x.integers, axis=-1, keepdims=True)
+        steps = tf.cast(x.integers - above, tf.int64)
+        unit = tf.pow(_f64(2.0), _f64(shift))
+        least = -tf.cast(tf.floor(31.0 * 2.0**26 / unit), tf.int64)
+        counts = steps >= least
+        rescaled = fixed_point.multiply_twice_rounded(
+            tf.where(counts, steps, tf.zeros_like(steps)), integer, shift
+        )
+        powers = fixed_point.exp_of_negative(rescaled)
+        powers = tf.where(counts, powers, tf.zeros_like(powers))
+        twelve = tf.constant(12, tf.int64)
+        total = tf.reduce_sum(
+            fixed_point.rounding_shift(powers, twelve), axis=-1, keepdims=True
+        )
+        inverse, exponent = fixed_point.reciprocal(total, 12)
+        shares = fixed_point.doubling_high_product(inverse, powers)
+        return _on(grid, fixed_point.rounding_shift(shares, exponent + 23))
 
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_twice_rounded,

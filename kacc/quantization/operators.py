@@ -15,7 +15,7 @@ from kacc.quantization import integer
 from kacc.quantization.integer import Grid, Quantized
 from kacc.quantization.kernels import BuiltIn
 from kacc.quantization.transform import Quantize, quantize_of
-from kacc.quantization.weights import FileWeights, file_weights
+from kacc.quantization.weights import FileWeights, IntegerWeight, file_weights
 
 
 def grid_named(transform: Quantize, name: str) -> Grid:
@@ -174,6 +174,23 @@ class Operators:
     def relu(self, x: Quantized, name: str) -> Quantized:
         """RELU or RELU6 on its own."""
         return self.kernels.relu(x, self.grid(name))
+
+    def prelu(self, x: Quantized, slopes: IntegerWeight, name: str) -> Quantized:
+        """PRELU."""
+        return self.kernels.prelu(x, slopes, self.grid(name))
+
+    def requantize(self, x: Quantized, name: str) -> Quantized:
+        """QUANTIZE of integers."""
+        return self.kernels.requantize(x, self.grid(name))
+
+    def minimum(self, x: Quantized, limit: float) -> Quantized:
+        """MINIMUM with a number, on the grid of the input."""
+        bound = integer.quantize(tf.constant(limit), x.grid).integers
+        return Quantized(tf.minimum(x.integers, bound), x.grid)
+
+    def divide(self, a: Quantized, b: Quantized, name: str) -> Quantized:
+        """DIV."""
+        return self.kernels.divide(a, b, self.grid(name))
 
     def leaky_relu(self, x: Quantized, slope: float, name: str) -> Quantized:
         """LEAKY_RELU."""

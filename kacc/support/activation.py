@@ -11,18 +11,44 @@ import keras
 # functional graphs are made. tests/core/test_keras_private.py watches the names.
 from keras.src.ops import nn, numpy
 
-from kacc.core.registry import LayerSpec
-from kacc.support.activations import ACTIVATIONS, name_of, unsupported
+from kacc.core.registry import LayerSpec, Weight
+from kacc.support.activations import (
+    ACTIVATIONS,
+    Activation,
+    absolute,
+    clipped,
+    exponential_linear,
+    gelu,
+    leaky_relu,
+    name_of,
+    unsupported,
+)
 
 
 def _relu_name(layer: Any) -> str:
-    return "relu6" if layer.max_value == 6 else "relu"
+    """The relus that other operators can end in; the others by what they do."""
+    if layer.negative_slope:
+        return "leaky_relu"
+    return {None: "relu", 6: "relu6"}.get(layer.max_value, "clipped")
+
+
+def _relu(layer: Any) -> Activation:
+    name = _relu_name(layer)
+    if name == "leaky_relu":
+        return leaky_relu(layer.negative_slope)
+    if name == "clipped":
+        return clipped(0.0, layer.max_value)
+    return ACTIVATIONS[name]
 
 
 def _relu_reason(layer: Any) -> str | None:
-    if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
-        return "only plain relu and relu6 are supported"
-    return None
+    if layer.threshold:
+        return "a relu with a threshold is not supported"
+    if not layer.negative_slope:
+        return None
+    if layer.max_value is not None:
+        return "a leaky relu with a largest value is not supported"
+    return _leaky_reason(layer)
 
 
 def _leaky_reason(layer: Any) -> str | None:
@@ -31,42 +57,59 @@ def _leaky_reason(layer: Any) -> str | None:
     return None
 
 
-def _leaky(layer: Any, file: Any, x: Any, *args: Any) -> Any:
-    return file.leaky_relu(x, layer.negative_slope, "output")
-
-
-def _exact_gelu_only(layer: Any) -> str | None:
-    return "only the exact gelu is supported" if layer.approximate else None
+def _prelu(layer: Any, file: Any, x: Any) -> Any:
+    return file.prelu(x, file.weights().weights["alpha"], "output")
 
 
 def _last_axis_only(layer: Any) -> str | None:
     return None if layer.axis == -1 else "softmax runs over the last axis only"
 
 
+def _clip_reason(operator: Any) -> str | None:
+    """A range holds zero, so that clipping to another one takes more than a range."""
+    low, high = operator.x_min, operator.x_max
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        return None if low <= 0 < high else "it clips to a range without zero"
+    return "it clips to something that is not a number"
+
+
 def spec_for(
-    cls: type, name: Callable[[Any], str], supported: Any = None, examples: Any = ()
+    cls: type,
+    activation: Callable[[Any], Activation],
+    name: Callable[[Any], str],
+    **options: Any,
 ) -> LayerSpec:
-    """The row of a type that computes one activation of its single input."""
+    """The row of a type that computes one activation of its single input.
+
+    Args:
+        cls: the type.
+        activation: layer -> what it computes.
+        name: layer -> its name, which tells the relus that others can end in.
+        options: more of the row.
+    """
     return LayerSpec(
         cls,
         activation=name,
         ranges=lambda layer: {
-            **ACTIVATIONS[name(layer)].inner,
-            "output": ACTIVATIONS[name(layer)].output,
+            **activation(layer).inner,
+            "output": activation(layer).output,
         },
-        call=lambda layer, steps, x, *args, **kwargs: ACTIVATIONS[name(layer)].apply(
-            steps, x
+        call=lambda layer, steps, x, *args, **kwargs: activation(layer).apply(steps, x),
+        integer=lambda layer, file, x, *args, **kwargs: activation(layer).integer(
+            file, x
         ),
-        integer=lambda layer, file, x, *args, **kwargs: ACTIVATIONS[
-            name(layer)
-        ].integer(file, x),
-        supported=supported,
-        examples=examples,
+        **options,
     )
 
 
-def _named(name: str) -> Callable[[Any], str]:
-    return lambda layer: name
+def _named(cls: type, name: str, supported: Any = None, examples: Any = ()) -> Any:
+    return spec_for(
+        cls,
+        lambda layer: ACTIVATIONS[name],
+        lambda layer: name,
+        supported=supported,
+        examples=examples,
+    )
 
 
 layers = keras.layers
@@ -74,52 +117,95 @@ layers = keras.layers
 SPECS = [
     spec_for(
         layers.Activation,
+        lambda layer: ACTIVATIONS[name_of(layer)],
         name_of,
-        unsupported,
-        tuple(
+        supported=unsupported,
+        examples=tuple(
             lambda name=name: (layers.Activation(name), [(6, 6, 3)])
-            for name in (
-                "relu",
-                "sigmoid",
-                "softmax",
-                "tanh",
-                "gelu",
-                "swish",
-                "hard_swish",
-            )
+            for name in ACTIVATIONS
         ),
     ),
     spec_for(
         layers.ReLU,
+        _relu,
         _relu_name,
-        _relu_reason,
-        (
+        supported=_relu_reason,
+        examples=(
             lambda: (layers.ReLU(), [(6, 6, 3)]),
             lambda: (layers.ReLU(max_value=6), [(5,)]),
+            lambda: (layers.ReLU(max_value=1.5), [(6, 6, 3)]),
+            lambda: (layers.ReLU(negative_slope=0.1), [(6, 6, 3)]),
         ),
     ),
-    spec_for(
+    _named(
         layers.Softmax,
-        _named("softmax"),
+        "softmax",
         _last_axis_only,
         (lambda: (layers.Softmax(), [(7,)]),),
     ),
-    LayerSpec(
+    spec_for(
         layers.LeakyReLU,
+        lambda layer: leaky_relu(layer.negative_slope),
+        lambda layer: "leaky_relu",
         supported=_leaky_reason,
-        integer=_leaky,
         examples=(
             lambda: (layers.LeakyReLU(), [(6, 6, 3)]),
             lambda: (layers.LeakyReLU(negative_slope=0.01), [(6, 6, 3)]),
         ),
     ),
-    LayerSpec(nn.LeakyRelu, supported=_leaky_reason, integer=_leaky),
-    spec_for(numpy.Tanh, _named("tanh")),
-    spec_for(nn.Gelu, _named("gelu"), _exact_gelu_only),
-    spec_for(nn.Relu, _named("relu")),
-    spec_for(nn.Relu6, _named("relu6")),
-    spec_for(nn.Sigmoid, _named("sigmoid")),
-    spec_for(nn.Silu, _named("swish")),
-    spec_for(nn.HardSilu, _named("hard_swish")),
-    spec_for(nn.Softmax, _named("softmax"), _last_axis_only),
+    LayerSpec(
+        layers.PReLU,
+        weights=(Weight("alpha", channels=(), inputs=None),),
+        integer=_prelu,
+        examples=(
+            lambda: (layers.PReLU(shared_axes=[1, 2]), [(6, 6, 3)]),
+            lambda: (layers.PReLU(), [(6, 6, 3)]),
+            lambda: (layers.PReLU(), [(9,)]),
+        ),
+    ),
+    spec_for(
+        layers.ELU,
+        lambda layer: exponential_linear(layer.alpha),
+        lambda layer: "elu",
+        examples=(
+            lambda: (layers.ELU(), [(6, 6, 3)]),
+            lambda: (layers.ELU(alpha=0.3), [(6, 6, 3)]),
+        ),
+    ),
+    spec_for(
+        nn.LeakyRelu,
+        lambda operator: leaky_relu(operator.negative_slope),
+        lambda operator: "leaky_relu",
+        supported=_leaky_reason,
+    ),
+    spec_for(
+        nn.Elu,
+        lambda operator: exponential_linear(operator.alpha),
+        lambda operator: "elu",
+    ),
+    spec_for(
+        nn.Gelu,
+        lambda operator: gelu(operator.approximate),
+        lambda operator: "gelu",
+    ),
+    spec_for(
+        numpy.Clip,
+        lambda operator: clipped(float(operator.x_min), float(operator.x_max)),
+        lambda operator: "clipped",
+        supported=_clip_reason,
+    ),
+    _named(numpy.Tanh, "tanh"),
+    _named(numpy.Exp, "exponential"),
+    spec_for(numpy.Absolute, lambda operator: absolute(), lambda operator: "absolute"),
+    _named(nn.Relu, "relu"),
+    _named(nn.Relu6, "relu6"),
+    _named(nn.Sigmoid, "sigmoid"),
+    _named(nn.Silu, "swish"),
+    _named(nn.HardSilu, "hard_swish"),
+    _named(nn.HardSigmoid, "hard_sigmoid"),
+    _named(nn.HardTanh, "hard_tanh"),
+    _named(nn.Selu, "selu"),
+    _named(nn.Softplus, "softplus"),
+    _named(nn.Softsign, "softsign"),
+    _named(nn.Softmax, "softmax", _last_axis_only),
 ]

@@ -6,6 +6,7 @@ own. The others become operators, with the tensors named here between them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,114 @@ def _table(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda file, x: file.table(x, function, "output")
 
 
+def _hard_sigmoid(steps: Any, x: Any) -> Any:
+    return steps.range("shifted", ops.relu6(x + 3.0)) * (1.0 / 6.0)
+
+
+def _integer_hard_sigmoid(file: Any, x: Any) -> Any:
+    shifted = file.add(x, file.constant(3.0), "shifted")
+    return file.multiply(shifted, file.constant(1.0 / 6.0), "output")
+
+
+def _softplus(steps: Any, x: Any) -> Any:
+    """relu(x) - log(sigmoid(|x|)): no exponential that could grow."""
+    size = steps.range("size", ops.absolute(x))
+    share = steps.range("share", ops.sigmoid(size))
+    logarithm = steps.range("logarithm", ops.log(share))
+    return steps.range("positive", ops.relu(x)) - logarithm
+
+
+def _integer_softplus(file: Any, x: Any) -> Any:
+    size = file.table(x, ops.absolute, "size")
+    share = file.table(size, ops.sigmoid, "share")
+    logarithm = file.table(share, ops.log, "logarithm")
+    return file.subtract(file.relu(x, "positive"), logarithm, "output")
+
+
+def _softsign(steps: Any, x: Any) -> Any:
+    size = steps.range("size", ops.absolute(x))
+    return x / steps.range("divisor", size + 1.0)
+
+
+def _integer_softsign(file: Any, x: Any) -> Any:
+    size = file.table(x, ops.absolute, "size")
+    return file.divide(x, file.add(size, file.constant(1.0), "divisor"), "output")
+
+
+def exponential_linear(alpha: float, scale: float = 1.0) -> Activation:
+    """The family of elu: scale * (relu(x) + alpha * (exp(min(x, 0)) - 1)).
+
+    LiteRT's ELU takes int8, but the converter leaves it in float and the reference
+    kernels lack it. The ranges of the terms are known: only the exponential's own
+    rounding and that of the sum are lost.
+    """
+    depth = alpha * scale
+
+    def apply(steps: Any, x: Any) -> Any:
+        positive = ops.relu(x if scale == 1 else x * scale)
+        negative = steps.range("exponential", ops.exp(ops.minimum(x, 0.0)))
+        negative = steps.range("negative", negative - 1.0)
+        if depth != 1:
+            negative = steps.range("scaled", negative * depth)
+        return steps.range("positive", positive) + negative
+
+    def integer(file: Any, x: Any) -> Any:
+        if scale == 1:
+            positive = file.relu(x, "positive")
+        else:
+            positive = file.multiply(x, file.constant(scale), "positive")
+        below = file.minimum(x, 0.0)
+        negative = file.table(below, ops.exp, "exponential")
+        negative = file.subtract(negative, file.constant(1.0), "negative")
+        if depth != 1:
+            negative = file.multiply(negative, file.constant(depth), "scaled")
+        return file.add(positive, negative, "output")
+
+    inner = {
+        "exponential": RangeSpec(fixed=(0.0, 1.0)),
+        "negative": RangeSpec(fixed=(-1.0, 0.0)),
+        "positive": RangeSpec(nonnegative=True),
+    }
+    if depth != 1:
+        inner["scaled"] = RangeSpec(fixed=(-depth, 0.0))
+    return Activation(apply, integer, inner=inner)
+
+
+def gelu(approximate: bool) -> Activation:
+    """The gelu by the error function, or by its approximation with tanh."""
+
+    def function(x: Any) -> Any:
+        return ops.gelu(x, approximate=approximate)
+
+    return Activation(lambda steps, x: function(x), _table(function))
+
+
+def leaky_relu(slope: float) -> Activation:
+    """The relu that lets a share of what is negative through."""
+    return Activation(
+        lambda steps, x: ops.leaky_relu(x, slope),
+        lambda file, x: file.leaky_relu(x, slope, "output"),
+    )
+
+
+def absolute() -> Activation:
+    """The size of a value."""
+    return Activation(
+        lambda steps, x: ops.absolute(x),
+        _table(ops.absolute),
+        RangeSpec(nonnegative=True),
+    )
+
+
+def clipped(low: float, high: float) -> Activation:
+    """Values limited to low..high: a QUANTIZE to that range clips them."""
+    return Activation(
+        lambda steps, x: x if steps.constant else ops.clip(x, low, high),
+        lambda file, x: file.requantize(x, "output"),
+        RangeSpec(fixed=(low, high)),
+    )
+
+
 def _hard_swish(steps: Any, x: Any) -> Any:
     # In this form the converter sees one HARD_SWISH operator.
     return x * ops.relu6(x + 3.0) * (1.0 / 6.0)
@@ -80,12 +189,40 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda steps, x: ops.softmax(x), lambda file, x: file.softmax(x, "output"), UNIT
     ),
     "tanh": Activation(lambda steps, x: ops.tanh(x), _table(ops.tanh), SIGNED_UNIT),
-    "gelu": Activation(
-        lambda steps, x: ops.gelu(x, approximate=False),
-        _table(lambda x: ops.gelu(x, approximate=False)),
-    ),
+    "gelu": gelu(approximate=False),
     "swish": Activation(_gated, _integer_gated, inner={"gate": UNIT}),
     "hard_swish": Activation(_hard_swish, lambda file, x: file.hard_swish(x, "output")),
+    "hard_sigmoid": Activation(
+        _hard_sigmoid,
+        _integer_hard_sigmoid,
+        RangeSpec(fixed=(0.0, 1.0)),
+        {"shifted": RangeSpec(fixed=(0.0, 6.0))},
+    ),
+    "hard_tanh": clipped(-1.0, 1.0),
+    "leaky_relu": leaky_relu(0.2),
+    "elu": exponential_linear(1.0),
+    # Klambauer et al. 2017, arXiv:1706.02515.
+    "selu": exponential_linear(1.6732632423543772, 1.0507009873554805),
+    "exponential": Activation(lambda steps, x: ops.exp(x), _table(ops.exp)),
+    "softplus": Activation(
+        _softplus,
+        _integer_softplus,
+        inner={
+            "size": RangeSpec(nonnegative=True),
+            "share": UNIT,
+            "logarithm": RangeSpec(fixed=(-math.log(2.0), 0.0)),
+            "positive": RangeSpec(nonnegative=True),
+        },
+    ),
+    "softsign": Activation(
+        _softsign,
+        _integer_softsign,
+        RangeSpec(fixed=(-1.0, 1.0)),
+        {
+            "size": RangeSpec(nonnegative=True),
+            "divisor": RangeSpec(nonnegative=True),
+        },
+    ),
 }
 
 # keras.activations.swish and hard_swish are other names of silu and hard_silu.
@@ -99,6 +236,7 @@ _NAMES: dict[Any, str] = {
     keras.activations.gelu: "gelu",
     keras.activations.silu: "swish",
     keras.activations.hard_silu: "hard_swish",
+    keras.activations.exponential: "exponential",
 }
 
 

@@ -48,7 +48,19 @@ OPERATORS = {
     "Tanh": [([IMAGE], ops.tanh)],
     "Silu": [([IMAGE], ops.silu)],
     "HardSilu": [([IMAGE], ops.hard_silu)],
-    "Gelu": [([IMAGE], lambda x: ops.gelu(x, approximate=False))],
+    "Gelu": [
+        ([IMAGE], lambda x: ops.gelu(x, approximate=False)),
+        ([IMAGE], ops.gelu),
+    ],
+    "Elu": [([IMAGE], ops.elu), ([IMAGE], lambda x: ops.elu(x, 0.5))],
+    "Selu": [([IMAGE], ops.selu)],
+    "Clip": [([IMAGE], lambda x: ops.clip(x, -0.5, 1.0))],
+    "Exp": [([IMAGE], ops.exp)],
+    "Absolute": [([IMAGE], ops.absolute)],
+    "HardSigmoid": [([IMAGE], ops.hard_sigmoid)],
+    "HardTanh": [([IMAGE], ops.hard_tanh)],
+    "Softplus": [([IMAGE], ops.softplus)],
+    "Softsign": [([IMAGE], ops.softsign)],
     "Softmax": [([(7,)], ops.softmax)],
 }
 

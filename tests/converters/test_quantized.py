@@ -155,3 +155,19 @@ def test_a_stripped_model_is_plain_again(trained, images, tmp_path):
     kacc.strip(copy)
     artifact = convert(copy, tmp_path / "m.tflite", "tflite-float32")
     np.testing.assert_allclose(artifact.predict(images), copy(images), atol=1e-5)
+
+
+def test_tensors_inside_a_layer_are_not_its_output(images, tmp_path):
+    """A depthwise result, or what a swish gates, has the shape of the layer's end."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.SeparableConv2D(3, 3, padding="same", name="separable"),
+            layers.Conv2D(3, 1, activation="swish", name="gated"),
+        ]
+    )
+    kacc.quantize(model)
+    artifact = convert(model, tmp_path / "m.tflite", "tflite-int8", calibration=images)
+    table = {row.layer: row for row in parity(model, artifact, images).layers}
+    assert {"separable", "gated"} <= set(table)
+    assert not [row for row in table.values() if row.differs]

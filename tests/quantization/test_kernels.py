@@ -71,6 +71,20 @@ class TestFixedPoint:
         got = int(fixed_point.rounding_shift(i64(value), i64(exponent)))
         assert got == half_away(Fraction(value, 2**exponent))
 
+    @given(st.integers(1, 2**31 - 1), st.sampled_from([0, 12, 31]))
+    def test_reciprocal(self, value, integer_bits):
+        mantissa, exponent = fixed_point.reciprocal(i64(value), integer_bits)
+        assert int(mantissa) < 2**31
+        real = Fraction(value, 2 ** (31 - integer_bits))
+        got = Fraction(int(mantissa), 2**31) / Fraction(2) ** int(exponent)
+        assert abs(got * real - 1) < Fraction(1, 2**27)
+
+    @given(st.integers(-(2**31) + 2**24, 0))
+    def test_exp_of_negative(self, value):
+        got = int(fixed_point.exp_of_negative(i64(value))) / 2**31
+        # The rest of a series of four terms: (1/8)^5 / 5!.
+        assert abs(got - math.exp(value / 2**26)) < 2.6e-7
+
     @given(st.integers(-(2**31), 2**31 - 1), st.integers(2**30, 2**31 - 1))
     def test_doubling_high_product(self, a, b):
         got = int(fixed_point.doubling_high_product(i64(a), i64(b)))

@@ -1,0 +1,82 @@
+"""A change of scale in one operator: the converter writes a DEQUANTIZE and a QUANTIZE.
+
+LiteRT's QUANTIZE reads int8 as well as floats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kacc.converters.flatbuffer import pack
+
+_INT8_VERSION = 2  # the first version of QUANTIZE that reads int8
+
+
+def with_direct_requantization(data: bytes) -> bytes:
+    """A copy of a file in which each QUANTIZE of a DEQUANTIZE reads the integers.
+
+    Args:
+        data: a TFLite file.
+
+    Returns:
+        The new file, or the same bytes if there was nothing to do.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    kinds = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    changed = [_read_integers(graph, kinds) for graph in model.subgraphs]
+    if not any(changed):
+        return data
+    for code, kind in zip(model.operatorCodes, kinds, strict=True):
+        if kind == schema.BuiltinOperator.QUANTIZE:
+            code.version = max(code.version, _INT8_VERSION)
+    for index, graph in enumerate(model.subgraphs):
+        _drop_unused_tensors(model, index, graph)
+    return pack(model, len(data))
+
+
+def _read_integers(graph: Any, kinds: list[int]) -> bool:
+    """Whether a QUANTIZE of one subgraph was changed."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
+
+    def is_kind(operator: Any, kind: int) -> bool:
+        return kinds[operator.opcodeIndex] == kind
+
+    integers = {
+        int(op.outputs[0]): int(op.inputs[0])
+        for op in graph.operators
+        if is_kind(op, BuiltinOperator.DEQUANTIZE)
+        and graph.tensors[int(op.inputs[0])].type == TensorType.INT8
+    }
+    changed = False
+    for operator in graph.operators:
+        if is_kind(operator, BuiltinOperator.QUANTIZE):
+            source = integers.get(int(operator.inputs[0]))
+            if source is not None:
+                operator.inputs, changed = [source], True
+    read = {int(i) for op in graph.operators for i in op.inputs}
+    read |= {int(i) for i in graph.outputs}
+    graph.operators = [
+        op
+        for op in graph.operators
+        if int(op.outputs[0]) in read or not is_kind(op, BuiltinOperator.DEQUANTIZE)
+    ]
+    return changed
+
+
+def _drop_unused_tensors(model: Any, index: int, graph: Any) -> None:
+    used = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs)}
+    used |= {int(i) for i in (*graph.inputs, *graph.outputs)}
+    kept = [i for i in range(len(graph.tensors)) if i in used]
+    new = {old: i for i, old in enumerate(kept)} | {-1: -1}
+    graph.tensors = [graph.tensors[i] for i in kept]
+    graph.inputs = [new[int(i)] for i in graph.inputs]
+    graph.outputs = [new[int(i)] for i in graph.outputs]
+    for operator in graph.operators:
+        operator.inputs = [new[int(i)] for i in operator.inputs]
+        operator.outputs = [new[int(i)] for i in operator.outputs]
+    for entry in model.signatureDefs or []:
+        if entry.subgraphIndex == index:
+            for side in (*entry.inputs, *entry.outputs):
+                side.tensorIndex = new[side.tensorIndex]
