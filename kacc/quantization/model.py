@@ -15,6 +15,7 @@ from kacc.core.graph import Call, Graph, trace
 from kacc.core.registry import RangeSpec
 from kacc.core.rules import Rule
 from kacc.core.transform import observing
+from kacc.quantization.calibration import BINS, Histogram, Ranges
 from kacc.quantization.config import scheme_named
 from kacc.quantization.placement import Placement, place
 from kacc.quantization.transform import (
@@ -225,20 +226,56 @@ def unseen_ranges(model: keras.Model) -> list[str]:
     ]
 
 
-def calibrate(model: keras.Model, batches: Iterable[Any]) -> None:
+def calibrate(
+    model: keras.Model, batches: Iterable[Any], ranges: str | Ranges = "minmax"
+) -> None:
     """Fills in the ranges that were never seen, by running batches of inputs.
 
     Args:
         model: a quantized model.
         batches: inputs as the model takes them, each one batch.
+        ranges: how they are chosen: "minmax", "percentile" (99.99), "mse", or a
+            `Ranges` with options.
+
+    Raises:
+        UsageError: for an unknown way to choose, or values that are not finite.
+
+    Example:
+        >>> import keras, kacc, numpy as np
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> batches = [np.random.default_rng(0).normal(size=(64, 4))]
+        >>> kacc.quantization.calibrate(kacc.quantize(model), batches, "mse")
     """
-    for _, transform in quantized(model):
-        transform.observed = {n for n in transform.ranges if not transform.seen(n)}
-    with observing(), _all_enabled(model):
-        for batch in batches:
-            model(batch, training=False)
-    for _, transform in quantized(model):
-        transform.observed = set()
+    chosen = ranges if isinstance(ranges, Ranges) else Ranges(ranges)
+    bins = 0 if chosen.method == "minmax" else BINS
+    transforms = [transform for _, transform in quantized(model)]
+    for transform in transforms:
+        unseen = [name for name in transform.ranges if not transform.seen(name)]
+        transform.observed = {name: Histogram(bins) for name in unseen}
+    try:
+        with observing(), _all_enabled(model):
+            for batch in batches:
+                model(batch, training=False)
+        _choose(transforms, chosen)
+    finally:
+        for transform in transforms:
+            transform.observed = {}
+
+
+def _choose(transforms: Iterable[Quantize], ranges: Ranges) -> None:
+    for transform in transforms:
+        bits = transform.scheme.activation_bits
+        for name, seen in transform.observed.items():
+            if not seen.count:
+                continue  # no batch, or a layer that no output needs
+            if not seen.finite:
+                raise UsageError(
+                    "What a model computes from calibration data must be finite",
+                    received=f"NaN or infinite values in {name!r}",
+                    fix="Look for them in the data and in the model's weights",
+                )
+            ends = ranges.choose(seen, bits, transform.ranges[name])
+            transform.set_range(name, *ends)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from kacc.core.transform import (
     register_transform,
 )
 from kacc.quantization import functional
+from kacc.quantization.calibration import Histogram
 from kacc.quantization.config import scheme_named
 
 # Examples of a batch that the clipping share is counted on: it is a figure for the
@@ -57,7 +58,7 @@ class Quantize(Transform):
         self.fixed = {name: tuple(ends) for name, ends in (fixed or {}).items()}
         self.frozen = frozen
         self.momentum = momentum
-        self.observed: set[str] = set()
+        self.observed: dict[str, Histogram] = {}
         self._channels: dict[str, tuple[int, ...]] = {}
         self._variables: dict[str, Any] = {}
         self._clipped: dict[str, Any] = {}
@@ -203,13 +204,14 @@ class Quantize(Transform):
         return tf.stack([tf.reduce_min(value), high])
 
     def _observe(self, name: str, value: Any) -> None:
-        """Widens a range that calibration fills in to hold a batch."""
-        if name not in self.observed:
-            return
-        ends = tf.convert_to_tensor(self._variables[name].value)
-        batch = self._batch_ends(name, value)
-        new = tf.where(tf.reduce_any(ends != 0), _union(ends, batch), batch)
-        self._variables[name].assign(new)
+        """Shows calibration a batch; also from inside a graph."""
+        if name in self.observed:
+            full = tf.cast(value, tf.float32)
+            tf.numpy_function(self.observed[name].add, [full], [], name="observe")
+
+    def set_range(self, name: str, low: float, high: float) -> None:
+        """Gives a tensor its range."""
+        self._variables[name].assign([low, high])
 
 
 def _union(a: Any, b: Any) -> Any:

@@ -284,7 +284,7 @@ class TestCalibration:
             np.testing.assert_array_equal(before, now)
         for layer in model.layers:
             if quantize_of(layer) is not None:
-                assert quantize_of(layer).observed == set()
+                assert quantize_of(layer).observed == {}
         model.fit(X, np.ones((32, 2)), verbose=0)
         assert scheme_of(model) == "int8"
 
