@@ -43,8 +43,8 @@ def test_rows_are_found_along_the_mro():
         (layers.LSTM(2), "LSTM is not in kacc's registry"),
         (Doubling(2), "its class Doubling overrides `call` of Dense"),
         (Further(2), "its class Doubling overrides `call` of Dense"),
-        (layers.Dense(2, activation="selu"), "its activation selu is not supported"),
-        (layers.ReLU(threshold=1.0), "only plain relu and relu6"),
+        (layers.Dense(2, activation="celu"), "its activation celu is not supported"),
+        (layers.ReLU(threshold=1.0), "a relu with a threshold is not supported"),
         (layers.Softmax(axis=1), "last axis only"),
         (
             layers.MaxPooling2D(data_format="channels_first"),

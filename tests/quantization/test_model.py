@@ -45,16 +45,16 @@ class TestReports:
         ("layer", "reason"),
         [
             (
-                layers.LayerNormalization(name="odd"),
-                "odd (LayerNormalization is not in kacc's registry)",
+                layers.GroupNormalization(1, name="odd"),
+                "odd (GroupNormalization is not in kacc's registry)",
             ),
             (
                 Doubling(4, 1, name="odd"),
                 "odd (its class Doubling overrides `call` of Conv2D)",
             ),
             (
-                layers.Conv2D(4, 1, activation="selu", name="odd"),
-                "odd (its activation selu is not supported)",
+                layers.Conv2D(4, 1, activation="celu", name="odd"),
+                "odd (its activation celu is not supported)",
             ),
             (
                 layers.BatchNormalization(axis=1, name="odd"),
