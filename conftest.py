@@ -20,6 +20,17 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # results do not depend on a 
 os.environ.setdefault("KACC_CACHE", tempfile.mkdtemp(prefix="kacc-cache-"))
 
 
+def pytest_make_parametrize_id(val):
+    """Names without addresses, which would differ between processes."""
+    if getattr(val, "__name__", None):
+        return val.__name__
+    if isinstance(val, tuple) and any(map(callable, val)):
+        return "-".join(getattr(x, "__name__", str(x)) for x in val)
+    if isinstance(val, dict):
+        return "-".join(val) or "plain"
+    return None
+
+
 @pytest.fixture(autouse=True)
 def _seeds():
     random.seed(0)

@@ -118,7 +118,6 @@ def normalizations(model):
         (shared, {"run_eagerly": True}),
         (subclassed, {"steps_per_execution": 2}),
     ],
-    ids=str,
 )
 def test_training_equals_the_plain_model(make, options):
     plain, fused = twins(make, **options)
@@ -238,7 +237,7 @@ def test_saved_models_are_plain_and_train_on(make, tmp_path):
     assert_same_weights(fused, loaded)
 
 
-@pytest.mark.parametrize("bad", [None, "model", keras.layers.Dense(1)], ids=str)
+@pytest.mark.parametrize("bad", [None, "model", keras.layers.Dense(1)])
 def test_only_models_are_accelerated(bad):
     with pytest.raises(UsageError, match="Only a Keras 3 model") as error:
         accelerate(bad)

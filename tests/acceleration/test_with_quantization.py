@@ -44,7 +44,7 @@ def fused_kernels(model):
 
 
 @pytest.mark.parametrize(
-    "order", [(accelerate, kacc.quantize), (kacc.quantize, accelerate)], ids=str
+    "order", [(accelerate, kacc.quantize), (kacc.quantize, accelerate)]
 )
 def test_either_order_trains_like_the_plain_model(order):
     both, plain = trained(*order), trained(kacc.quantize)
