@@ -38,7 +38,8 @@ def convert(
         model: a built Keras model: Sequential, functional or subclassed, plain or with
             quantization attached.
         path: the file to write, ending as the target's files do (".tflite").
-        target: "tflite-float32", "tflite-float16", "tflite-dynamic" or "tflite-int8".
+        target: "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8" or
+            "tflite-w4a8".
         calibration: samples to find ranges with, up to 500 of which are used: arrays
             (a list or dictionary for several inputs), a tf.data.Dataset, a PyDataset
             or a generator of batches, with or without labels. A plain model needs them
@@ -76,7 +77,8 @@ def convert(
     _check_path(path, row)
     samples = _calibrated(model, row, scheme, calibration, batch)
     graph = freeze(model, batch)
-    request = Request(graph, scheme, samples, io, backend, target)
+    kernels = _explicit_kernels(model) if scheme else ()
+    request = Request(graph, scheme, samples, io, backend, target, kernels)
     converted = row.handler(request)
     used = {"batch": batch, **({"io": io} if row.integer else {})}
     if samples is not None:
@@ -111,6 +113,12 @@ def _scheme_of(model: Any) -> str | None:
     from kacc import quantization
 
     return quantization.scheme_of(model)
+
+
+def _explicit_kernels(model: Any) -> tuple[Any, ...]:
+    from kacc.quantization.inference import explicit_kernels
+
+    return tuple(explicit_kernels(model))
 
 
 def _check_scheme(row: Target, scheme: str | None, backend: str | None) -> None:

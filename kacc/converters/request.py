@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
+
+if TYPE_CHECKING:
+    from kacc.quantization.inference import ExplicitKernel
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Request:
         io: "int8" or "float32", the type of an integer file's inputs and outputs.
         backend: the program that is forced to write the numbers, or None.
         target: the target's name, for errors.
+        kernels: weights of a quantized model that are written as they are.
     """
 
     graph: FrozenGraph
@@ -28,6 +32,7 @@ class Request:
     io: str
     backend: str | None
     target: str
+    kernels: tuple[ExplicitKernel, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,13 @@ TARGETS = {
             integer=True,
             backends=("tflite", "ai-edge"),
         ),
+        Target(
+            "tflite-w4a8",
+            tflite.to_w4a8,
+            ".tflite",
+            schemes=frozenset({"w4a8"}),
+            integer=True,
+        ),
     )
 }
 

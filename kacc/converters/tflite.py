@@ -12,12 +12,13 @@ import numpy as np
 
 from kacc.converters import flatbuffer
 from kacc.converters.chatter import logger, to_log
+from kacc.converters.explicit import with_explicit_weights
 from kacc.converters.requantize import with_direct_requantization
 from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
-from kacc.core.errors import ConversionError
+from kacc.core.errors import ConversionError, UsageError
 
 _SIGNATURE = "serving_default"
 _BATCH = 32  # samples per step of calibration where the file leaves the size free
@@ -73,6 +74,17 @@ def to_int8(request: Request) -> Converted:
     return _nearest(request, makers)
 
 
+def to_w4a8(request: Request) -> Converted:
+    """A file of integers only, most weights of which have 4 bits."""
+    if request.scheme is None:
+        raise UsageError(
+            f"The target {request.target!r} needs a model quantized as w4a8",
+            received="a plain model",
+            fix='Train with kacc.callbacks.QuantizationAwareTraining("w4a8")',
+        )
+    return to_int8(request)
+
+
 def _nearest(
     request: Request, makers: dict[str, Callable[[Request], bytes]]
 ) -> Converted:
@@ -124,7 +136,7 @@ def _by_tflite(request: Request) -> bytes:
 
 def _integer(request: Request, calibration: Samples | None) -> bytes:
     data = _convert(request.graph, _integer_options(request, calibration))
-    return with_direct_requantization(data)
+    return with_explicit_weights(with_direct_requantization(data), request.kernels)
 
 
 def _integer_options(

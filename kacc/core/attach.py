@@ -210,9 +210,14 @@ def without_activation(layer: Any) -> Iterator[None]:
 
 def _attached_call(self: Any, *args: Any, **kwargs: Any) -> Any:
     steps = Steps(self)
-    if not steps.transforms:
-        return base_class(self).call(self, *args, **kwargs)
-    return forward(self, steps, args, kwargs)
+    if steps.transforms:
+        outputs = forward(self, steps, args, kwargs)
+    else:
+        outputs = base_class(self).call(self, *args, **kwargs)
+    for transform in transforms_of(self):
+        if not transform.enabled:
+            outputs = tree.map_structure(transform.idle, outputs)
+    return outputs
 
 
 def forward(

@@ -32,11 +32,13 @@ class Weight:
         channels: axes that keep a scale of their own, counted from the end.
         inputs: the axis that the products are summed over, of input channels, or None
             where there is none (depthwise kernels).
+        least_bits: the narrowest integers that the file's operator takes.
     """
 
     attribute: str
     channels: tuple[int, ...] = (-1,)
     inputs: int | None = -2
+    least_bits: int = 8
 
 
 @dataclass(frozen=True)

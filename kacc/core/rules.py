@@ -20,9 +20,10 @@ class Rule:
     Args:
         pattern: regular expression for the whole path.
         skip: whether the layers stay as they are.
+        bits: of the layers' weights, 4 or 8, or None for what the scheme says.
 
     Raises:
-        UsageError: if the pattern is not a regular expression.
+        UsageError: if the pattern is not a regular expression, or `bits` another width.
 
     Example:
         >>> import kacc
@@ -32,8 +33,11 @@ class Rule:
 
     pattern: str
     skip: bool = False
+    bits: int | None = None
 
     def __post_init__(self) -> None:
+        if self.bits not in (None, 4, 8):
+            raise UsageError("The `bits` of a rule must be 4 or 8", received=self.bits)
         try:
             re.compile(self.pattern)
         except (re.error, TypeError) as error:

@@ -74,6 +74,13 @@ class Transform:
         """Whether `range` sends negative values to zero, so that a relu can go."""
         return False
 
+    def idle(self, value: Any) -> Any:
+        """What a call returns while the transform is not enabled: the value itself.
+
+        Trainable variables must get a gradient even then, or Keras warns.
+        """
+        return value
+
     def get_config(self) -> dict[str, Any]:
         """Arguments that make the same transform again."""
         return {}

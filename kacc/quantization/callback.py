@@ -10,11 +10,10 @@ import keras
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.rules import Rule
-from kacc.quantization.config import scheme_named
 from kacc.quantization.model import (
     attach_quantization,
     quantized,
-    rules_config,
+    recipe_settings,
     set_phase,
 )
 
@@ -29,12 +28,14 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
     and share, as "<path>:<tensor>/low", "/high" and "/clipped".
 
     Args:
-        scheme: "int8".
+        scheme: "int8", or "w4a8" for weights of 4 bits.
         start_epoch: the first epoch (from 0) that trains quantized.
         freeze_epoch: the first epoch whose steps leave the ranges as they are, or
             None to learn them to the end.
         rules: exceptions by layer path; the last that matches wins.
         log_ranges: whether `logs` holds every tensor's range.
+        learned_steps: whether quantization steps are trained by the optimizer (LSQ), or
+            None for what the scheme does: see `kacc.quantize`.
 
     Raises:
         UsageError: for an unknown scheme, or epochs out of order.
@@ -57,14 +58,14 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         freeze_epoch: int | None = None,
         rules: Sequence[Rule] = (),
         log_ranges: bool = False,
+        learned_steps: bool | None = None,
     ) -> None:
         super().__init__()
-        self.scheme = scheme_named(scheme).name
+        self.settings = recipe_settings(scheme, rules, learned_steps)
         self.start_epoch = _epoch("start_epoch", start_epoch, 0)
         self.freeze_epoch = freeze_epoch
         if freeze_epoch is not None:
             _epoch("freeze_epoch", freeze_epoch, start_epoch + 1)
-        self.rules = rules_config(rules)
         self.log_ranges = log_ranges
         self._paths: dict[int, str] = {}
 
@@ -72,13 +73,7 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
         """Attaches to the model, before any other callback can restore a state."""
         super().set_model(model)
         started = any(transform.enabled for _, transform in quantized(model))
-        settings = {
-            "scheme": self.scheme,
-            "rules": self.rules,
-            "enabled": started,
-            "frozen": False,
-        }
-        attach_quantization(model, settings)
+        attach_quantization(model, {**self.settings, "enabled": started})
         if self.log_ranges:
             calls = reversed(trace(model).calls)  # of several calls the first names it
             self._paths = {id(call.operation): call.path for call in calls}

@@ -16,14 +16,22 @@ class Scheme:
         name: as in `kacc.quantize(model, name)`.
         weight_bits: of weights, symmetric, a scale per output channel.
         activation_bits: of activations, a scale and zero point per tensor.
+        learned_steps: whether steps are learned unless one asks for moving averages.
     """
 
     name: str
     weight_bits: int
     activation_bits: int
+    learned_steps: bool = False
 
 
-SCHEMES = {"int8": Scheme("int8", weight_bits=8, activation_bits=8)}
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("int8", weight_bits=8, activation_bits=8),
+        Scheme("w4a8", weight_bits=4, activation_bits=8, learned_steps=True),
+    )
+}
 
 
 def scheme_named(name: str) -> Scheme:

@@ -6,7 +6,8 @@ their integers, fake quantization with constant ranges wherever the file has a t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -20,7 +21,7 @@ from kacc.quantization import functional
 from kacc.quantization.model import placement_of
 from kacc.quantization.placement import Placement
 from kacc.quantization.transform import Quantize, quantize_of
-from kacc.quantization.weights import file_weights
+from kacc.quantization.weights import FileWeights, file_weights
 
 
 def inference_function(
@@ -56,6 +57,60 @@ def capture(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
     flat = [tf.convert_to_tensor(x) for x in tree.flatten(inputs)]
     inference_function(model, keep)(flat)
     return seen
+
+
+@dataclass(frozen=True)
+class ExplicitKernel:
+    """A kernel of the file whose integers the converter would not find by itself.
+
+    Args:
+        path: of the layer and weight, once for each call with values of its own.
+        integers: one row for each output channel, int64.
+        scale: one for each row, float64.
+        bits: width of the integers.
+        bias: float32, one for each row, or None.
+    """
+
+    path: str
+    integers: np.ndarray
+    scale: np.ndarray
+    bits: int
+    bias: np.ndarray | None
+
+
+def explicit_kernels(model: keras.Model) -> list[ExplicitKernel]:
+    """The kernels of a quantized model whose integers must be written into its file."""
+    graph = trace(model)
+    folded = placement_of(model, graph).folded
+    kernels: list[ExplicitKernel] = []
+    for call in graph.calls:
+        spec, transform = registry.find(call.operation), quantize_of(call.operation)
+        if spec is None or transform is None or not transform.explicit:
+            continue
+        batch_norm = folded.get(call)
+        file = file_weights(
+            call.operation, spec, transform, batch_norm and batch_norm.operation
+        )
+        kernels += _kernels(call.path, spec, file)
+    return kernels
+
+
+def _kernels(
+    path: str, spec: registry.LayerSpec, file: FileWeights
+) -> Iterator[ExplicitKernel]:
+    for weight in spec.weights:
+        whole = file.weights[weight.attribute]
+        integers = whole.integers.numpy().astype(np.int64)
+        first = np.moveaxis(integers, weight.channels, range(len(weight.channels)))
+        scale = whole.scale.numpy()
+        last = weight is spec.weights[-1] and file.bias is not None
+        yield ExplicitKernel(
+            f"{path}:{weight.attribute}",
+            first.reshape(len(scale), -1),
+            scale,
+            whole.bits,
+            file.bias.numpy() if last else None,
+        )
 
 
 class _Program:

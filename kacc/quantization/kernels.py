@@ -25,12 +25,17 @@ class BuiltIn:
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_halves_up,
         "transpose": fixed_point.multiply_twice_rounded,
-        "depthwise": fixed_point.multiply_twice_rounded,
+        "depthwise": fixed_point.multiply_in_eights,
         "dense": fixed_point.multiply_halves_up,
     }
 
     def linear(
-        self, acc: Any, scales: tuple[Any, Any], grid: Grid, kind: str
+        self,
+        acc: Any,
+        scales: tuple[Any, Any],
+        grid: Grid,
+        kind: str,
+        delegated: bool = True,
     ) -> Quantized:
         """The accumulators of a convolution or matrix product, rescaled.
 
@@ -39,6 +44,7 @@ class BuiltIn:
             scales: of the input, and of the weights per channel; float32.
             grid: of the output.
             kind: "conv", "transpose", "depthwise" or "dense".
+            delegated: whether XNNPACK takes the operator where it is there.
         """
         real = _f64(scales[0]) * _f64(scales[1]) / _f64(grid.scale32)
         return _fixed(acc, real, grid, self._products[kind])
@@ -200,14 +206,19 @@ class XnnPack(BuiltIn):
     """XNNPACK's kernels, which rescale in float32."""
 
     def linear(
-        self, acc: Any, scales: tuple[Any, Any], grid: Grid, kind: str
+        self,
+        acc: Any,
+        scales: tuple[Any, Any],
+        grid: Grid,
+        kind: str,
+        delegated: bool = True,
     ) -> Quantized:
         """rint(f32(acc) * (s sw / so)) + zo.
 
         TRANSPOSE_CONV runs in the built-in kernel: where the batch size is free its
         output's shape is computed, and XNNPACK declines it.
         """
-        if kind == "transpose":
+        if kind == "transpose" or not delegated:
             return super().linear(acc, scales, grid, kind)
         return _float_scaled(acc, scales[0] * scales[1] / grid.scale32, grid)
 

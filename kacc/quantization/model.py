@@ -12,6 +12,7 @@ import keras
 from kacc.core import attach, recipe, registry, rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import Call, Graph, trace
+from kacc.core.optimizers import extend_optimizer
 from kacc.core.registry import RangeSpec
 from kacc.core.rules import Rule
 from kacc.core.transform import observing
@@ -23,22 +24,31 @@ from kacc.quantization.transform import (
     quantize_of,
     require_same_scheme,
 )
+from kacc.quantization.widths import weight_widths
 
 TECHNIQUE = "quantization"
 
 
 def quantize(
-    model: keras.Model, scheme: str = "int8", rules: Sequence[Rule] = ()
+    model: keras.Model,
+    scheme: str = "int8",
+    rules: Sequence[Rule] = (),
+    learned_steps: bool | None = None,
 ) -> keras.Model:
     """Attaches quantization-aware training to a model, in place.
 
-    From then on the training step fake-quantizes weights and activations, and ranges
-    are learned as moving averages (Jacob et al. 2018, arXiv:1712.05877).
+    From then on the training step fake-quantizes weights and activations. Ranges are
+    moving averages of what is seen (Jacob et al. 2018, arXiv:1712.05877), or the
+    quantization steps are parameters that the optimizer trains (LSQ, Esser et al. 2020,
+    arXiv:1902.08153).
 
     Args:
         model: a built Keras 3 model; compiled or not.
-        scheme: "int8".
+        scheme: "int8", or "w4a8" for weights of 4 bits, but for the first and the last
+            layers, which keep 8.
         rules: exceptions by layer path; the last that matches wins.
+        learned_steps: whether steps are learned; None for what the scheme does, which
+            is to learn those of "w4a8" only.
 
     Returns:
         The same model.
@@ -53,14 +63,25 @@ def quantize(
         >>> kacc.quantize(model) is model
         True
     """
-    settings = {
-        "scheme": scheme_named(scheme).name,
+    settings = recipe_settings(scheme, rules, learned_steps)
+    attach_quantization(model, settings)
+    return model
+
+
+def recipe_settings(
+    scheme: str,
+    rules: Sequence[Rule],
+    learned_steps: bool | None,
+) -> dict[str, Any]:
+    """What the recipe of a model says of its quantization."""
+    row = scheme_named(scheme)
+    return {
+        "scheme": row.name,
         "rules": rules_config(rules),
+        "learned_steps": row.learned_steps if learned_steps is None else learned_steps,
         "enabled": True,
         "frozen": False,
     }
-    attach_quantization(model, settings)
-    return model
 
 
 def rules_config(given: Sequence[Rule]) -> list[dict[str, Any]]:
@@ -73,7 +94,12 @@ def attach_quantization(
 ) -> None:
     """Attaches by the settings of a recipe; ranges that exist already are kept."""
     graph = trace(model)
-    placement = place(graph, _skip_by_rules(graph, settings["rules"]))
+    chosen = rules.resolve(
+        rules.from_config(settings["rules"]),
+        dict.fromkeys(call.path for call in graph.calls),
+    )
+    placement = place(graph, lambda call: _skipped(chosen.get(call.path)))
+    widths = weight_widths(graph, scheme_named(settings["scheme"]), chosen)
     for path, operation in placement.operations.values():
         require_same_scheme(operation, settings["scheme"], path)
     if not any(_has_weights(op) for _, op in placement.operations.values()):
@@ -87,7 +113,9 @@ def attach_quantization(
     with model.distribute_strategy.scope():
         for key, (_, operation) in placement.operations.items():
             prefix = prefixes.get(key, "")
-            _attach_one(model, prefix, operation, placement.ranges[key], settings)
+            transform = _transform(operation, placement.ranges[key], settings, widths)
+            _attach_one(model, prefix, operation, transform)
+    extend_optimizer(getattr(model, "optimizer", None), model.trainable_variables)
     recipe.set_technique(model, TECHNIQUE, settings)
     attach.refresh_functions(model)
     if report and placement.skipped:
@@ -125,38 +153,40 @@ def _prefixes(graph: Graph) -> dict[int, str]:
     return operators
 
 
-def _attach_one(
-    model: keras.Model,
-    prefix: str,
+def _transform(
     operation: Any,
     ranges: dict[str, RangeSpec],
     settings: dict[str, Any],
-) -> None:
-    present = quantize_of(operation)
+    widths: dict[int, int],
+) -> Quantize:
     transform = Quantize(
         settings["scheme"],
         {name: r.nonnegative for name, r in ranges.items() if r.fixed is None},
         {name: r.fixed for name, r in ranges.items() if r.fixed is not None},
-        frozen=present.frozen if present else settings["frozen"],
+        frozen=settings["frozen"],
+        weight_bits=widths.get(id(operation)),
+        learned_steps=settings.get("learned_steps", False),
     )
-    transform.enabled = present.enabled if present else settings["enabled"]
+    transform.enabled = settings["enabled"]
+    return transform
+
+
+def _attach_one(
+    model: keras.Model, prefix: str, operation: Any, transform: Quantize
+) -> None:
+    """Puts a new transform in the place of the present one, which hands over."""
+    present = quantize_of(operation)
+    if present is not None:
+        transform.frozen, transform.enabled = present.frozen, present.enabled
     others = [t for t in attach.transforms_of(operation) if t is not present]
     attach.attach(operation, [*others, transform], owner=model, prefix=prefix)
     if present is not None:
         transform.take_ranges(present)
+    transform.begin()
 
 
-def _skip_by_rules(graph: Graph, config: Iterable[dict[str, Any]]) -> Any:
-    """Call -> the reason to skip it, by rules or since it cannot be attached to."""
-    chosen = rules.resolve(
-        rules.from_config(config), dict.fromkeys(call.path for call in graph.calls)
-    )
-
-    def skip(call: Call) -> str | None:
-        rule = chosen.get(call.path)
-        return "a rule skips it" if rule is not None and rule.skip else None
-
-    return skip
+def _skipped(rule: Rule | None) -> str | None:
+    return "a rule skips it" if rule is not None and rule.skip else None
 
 
 def _described(skipped: dict[str, str]) -> str:
@@ -179,6 +209,8 @@ def set_phase(model: keras.Model, enabled: bool, frozen: bool) -> bool:
     changed = False
     for _, transform in quantized(model):
         changed |= (transform.enabled, transform.frozen) != (enabled, frozen)
+        if enabled and not transform.enabled:
+            transform.begin()
         transform.enabled, transform.frozen = enabled, frozen
     if not changed:
         return False

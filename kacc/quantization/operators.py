@@ -85,13 +85,13 @@ class Operators:
             kind = "depthwise"
         elif spec.weights[0].inputs == -1:
             kind = "transpose"
-        return self.rescale(acc, x.grid, weight.scale, file.bias, name, kind)
+        return self.rescale(acc, x.grid, weight, file.bias, name, kind)
 
     def rescale(
         self,
         acc: Any,
         grid: Grid,
-        weight_scale: Any,
+        weight: IntegerWeight,
         bias: Any,
         name: str,
         kind: str,
@@ -101,17 +101,19 @@ class Operators:
         Args:
             acc: exact sums of products.
             grid: of the input.
-            weight_scale: the converter's, float64, one for each channel.
+            weight: what the input was multiplied by.
             bias: float, or None.
             name: of the output.
             kind: "conv", "depthwise" or "dense".
         """
         if bias is not None:
-            step = grid.scale * weight_scale
-            whole = tf.round(tf.cast(bias, tf.float64) / step)
-            acc = tf.cast(acc, tf.float64) + whole
-        scales = (grid.scale32, tf.cast(weight_scale, tf.float32))
-        return self.kernels.linear(acc, scales, self.grid(name), kind)
+            # What is written after the conversion starts from the file's float32.
+            scale = _f64(grid.scale32) if weight.explicit else grid.scale
+            step = scale * weight.scale
+            acc = _f64(acc) + tf.round(_f64(bias) / step)
+        scales = (grid.scale32, tf.cast(weight.scale, tf.float32))
+        delegated = weight.bits == 8 or _reads_nibbles(weight, kind)
+        return self.kernels.linear(acc, scales, self.grid(name), kind, delegated)
 
     def scale_channels(
         self, x: Quantized, factor: Any, offset: Any, name: str
@@ -119,8 +121,9 @@ class Operators:
         """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale."""
         largest = 127.0
         scale = tf.abs(tf.cast(factor, tf.float64)) / largest
-        acc = x.centered * tf.sign(factor) * largest
-        return self.rescale(acc, x.grid, scale, offset, name, "depthwise")
+        weight = IntegerWeight(tf.sign(factor) * largest, factor, scale)
+        acc = x.centered * weight.integers
+        return self.rescale(acc, x.grid, weight, offset, name, "depthwise")
 
     def exact(
         self, x: Quantized, kernel: Any, product: Callable[[Any, Any], Any]
@@ -211,6 +214,11 @@ class Operators:
         return self.kernels.table(x, function, self.grid(name))
 
 
+def _reads_nibbles(weight: IntegerWeight, kind: str) -> bool:
+    """Whether XNNPACK takes weights of 4 bits: rows of a matrix in whole bytes."""
+    return kind == "dense" and weight.integers.shape[0] % 2 == 0
+
+
 def exact_product(
     values: Any, kernel: Any, weight: registry.Weight, product: Callable[..., Any]
 ) -> Any:
@@ -243,3 +251,7 @@ def exact_product(
             piece = product(values * mask, kernel)
         total = total + tf.cast(piece, tf.float64)
     return total
+
+
+def _f64(value: Any) -> Any:
+    return tf.cast(value, tf.float64)

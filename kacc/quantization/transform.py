@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from kacc.core.transform import (
     is_training,
     register_transform,
 )
-from kacc.quantization import functional
+from kacc.quantization import functional, learned
 from kacc.quantization.calibration import Histogram
 from kacc.quantization.config import scheme_named
 
@@ -26,13 +27,16 @@ from kacc.quantization.config import scheme_named
 # logs, and counting it on all of them costs a tenth of a step.
 _CLIPPING_SAMPLE = 4
 
+# Training steps whose extremes give the range from which learning starts.
+_FIRST_STEPS = 20
+
 # Marks tensors that are integers in the file, as Keras marks those with a mask.
 _ON_GRID = "_kacc_on_grid"
 
 
 @register_transform
 class Quantize(Transform):
-    """Fake quantization with moving-average ranges.
+    """Fake quantization with ranges that are moving averages, or learned steps.
 
     Args:
         scheme: name of the scheme.
@@ -40,6 +44,8 @@ class Quantize(Transform):
         fixed: the tensors with a prescribed range: name -> (low, high).
         frozen: whether the ranges stay as they are in training.
         momentum: share of the old range that each training step keeps.
+        weight_bits: width of the weights, or None for the scheme's.
+        learned_steps: whether steps are parameters that the optimizer trains.
     """
 
     stage = QUANTIZE
@@ -51,6 +57,8 @@ class Quantize(Transform):
         fixed: Mapping[str, tuple[float, float]] | None = None,
         frozen: bool = False,
         momentum: float = 0.99,
+        weight_bits: int | None = None,
+        learned_steps: bool = False,
     ) -> None:
         super().__init__()
         self.scheme = scheme_named(scheme)
@@ -58,10 +66,12 @@ class Quantize(Transform):
         self.fixed = {name: tuple(ends) for name, ends in (fixed or {}).items()}
         self.frozen = frozen
         self.momentum = momentum
+        self.weight_bits = weight_bits or self.scheme.weight_bits
+        self.learned_steps = learned_steps
         self.observed: dict[str, Histogram] = {}
         self._channels: dict[str, tuple[int, ...]] = {}
         self._variables: dict[str, Any] = {}
-        self._clipped: dict[str, Any] = {}
+        self._weights: dict[str, Any] = {}
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make the same transform again."""
@@ -71,23 +81,39 @@ class Quantize(Transform):
             "fixed": {name: list(ends) for name, ends in self.fixed.items()},
             "frozen": self.frozen,
             "momentum": self.momentum,
+            "weight_bits": self.weight_bits,
+            "learned_steps": self.learned_steps,
         }
 
     def build(self, operation: Any, state: State, prefix: str) -> None:
-        """Creates the ranges; those that the state has already are kept."""
+        """Creates the variables; those that the state has already are kept."""
         spec = registry.find(operation)
         assert spec is not None
         self._channels = {w.attribute: w.channels for w in spec.weights}
+        self._weights = {a: getattr(operation, a) for a in self._channels}
         existing = {variable.name: variable for variable in state.variables}
+        for name, (shape, trainable) in self._shapes().items():
+            full = f"{prefix}{name}"
+            if full not in existing:
+                existing[full] = state.create(full, shape, trainable=trainable)
+            self._variables[name] = existing[full]
+
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+        """The variables: name -> (shape, whether the optimizer trains it)."""
+        shapes: dict[str, tuple[tuple[int, ...], bool]] = {}
         for name in self.ranges:
-            for suffix, shape, table in (
-                ("range", (2,), self._variables),
-                ("clipped", (), self._clipped),
-            ):
-                full = f"{prefix}{name}_{suffix}"
-                if full not in existing:
-                    existing[full] = state.create(full, shape)
-                table[name] = existing[full]
+            shapes[f"{name}_range"] = (2,), False
+            shapes[f"{name}_clipped"] = (), False
+            if self.learned_steps:
+                shapes[f"{name}_gain"] = (2,), True
+        if self.learned_steps:
+            shapes["learned_for"] = (), False
+            for attribute, weight in self._weights.items():
+                kept = {axis % len(weight.shape) for axis in self._channels[attribute]}
+                shape = tuple(n if i in kept else 1 for i, n in enumerate(weight.shape))
+                shapes[f"{attribute}_step"] = shape, False
+                shapes[f"{attribute}_gain"] = shape, True
+        return shapes
 
     def take_ranges(self, other: Quantize) -> None:
         """Takes over what another one has seen, where the variables are not the same.
@@ -99,11 +125,63 @@ class Quantize(Transform):
             if known is not None and known is not variable:
                 variable.assign(known.value)
 
+    def begin(self, values: Mapping[str, Any] | None = None) -> None:
+        """Sets the steps of the weights from where they are now, unless they are set.
+
+        Args:
+            values: the weights to quantize, where they are not the variables' own.
+        """
+        if not self.learned_steps or float(self._variables["learned_for"].numpy()) > 0:
+            return
+        for attribute, variable in self._weights.items():
+            value = (values or {}).get(attribute, _full(variable))
+            step = learned.least_error_step(
+                value, self._channels[attribute], self.weight_bits
+            )
+            self._variables[f"{attribute}_step"].assign(step)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the converter cannot find the integers of the weights by itself.
+
+        It takes the largest weight of each channel for the last of 8 bit integers.
+        """
+        return self.learned_steps or self.weight_bits != 8
+
     def weight(self, attribute: str, value: Any) -> Any:
         """The weight rounded to its integers."""
+        if self.learned_steps:
+            if is_training() and not self.frozen:
+                self._count_step()
+            step = self._step(attribute, value.shape)
+            return learned.quantize_by_step(value, step, self.weight_bits)
         return functional.fake_quantize_weight(
-            value, self._channels[attribute], self.scheme.weight_bits
+            value, self._channels[attribute], self.weight_bits
         )
+
+    def weight_step(self, attribute: str, value: Any) -> Any:
+        """The scale of each channel of a weight, of the weight's rank."""
+        if self.learned_steps:
+            return self._step(attribute, value.shape)
+        channels = self._channels[attribute]
+        return functional.weight_scale(value, channels, self.weight_bits)
+
+    def _step(self, attribute: str, shape: Any) -> Any:
+        base = tf.convert_to_tensor(self._variables[f"{attribute}_step"].value)
+        # Before `begin`, as in a model whose weights are still to be loaded.
+        base = tf.where(base > 0, base, tf.ones_like(base))
+        gain = tf.convert_to_tensor(self._variables[f"{attribute}_gain"].value)
+        levels = 2 ** (self.weight_bits - 1) - 1
+        values = math.prod(shape) // math.prod(base.shape)
+        return learned.lsq_gain(base, self._unless_frozen(gain), values, levels)
+
+    def _unless_frozen(self, gain: Any) -> Any:
+        return learned.without_gradient(gain) if self.frozen else gain
+
+    def idle(self, value: Any) -> Any:
+        """The value itself; what the optimizer trains gets gradients of zero."""
+        gains = [v.value for v in self._variables.values() if v.trainable]
+        return learned.with_idle(value, gains) if gains and is_training() else value
 
     def range(self, name: str, value: Any) -> Any:
         """The tensor rounded to the steps of its range."""
@@ -125,7 +203,7 @@ class Quantize(Transform):
             low, high = self.fixed[name]
             result = functional.fake_quantize(full, low, high, self._bits)
         else:
-            result = self._learned(name, full)
+            result = self._trained(name, full)
         return tf.cast(result, value.dtype)
 
     def rectifies(self, name: str) -> bool:
@@ -134,15 +212,24 @@ class Quantize(Transform):
 
     def seen(self, name: str) -> bool:
         """Whether the range of a tensor has been seen; a constant zero has not."""
-        return bool((self._variables[name].numpy() != 0).any())
+        return bool((self._variables[f"{name}_range"].numpy() != 0).any())
 
     def nudged(self, name: str) -> tuple[Any, Any]:
         """The range of a tensor as the file will have it, as scalar tensors."""
         if name in self.fixed:
             low, high = self.fixed[name]
             return tf.constant(low), tf.constant(high)
-        ends = tf.convert_to_tensor(self._variables[name].value)
+        ends = self._ends(name)
         return functional.nudge(ends[0], ends[1], self._bits)
+
+    def _ends(self, name: str) -> Any:
+        """The range that training has come to, as a tensor of two."""
+        ends = tf.convert_to_tensor(self._variables[f"{name}_range"].value)
+        if not self.learned_steps:
+            return ends
+        return ends * tf.exp(
+            tf.convert_to_tensor(self._variables[f"{name}_gain"].value)
+        )
 
     def ends(self, name: str) -> tuple[float, float]:
         """The range of a tensor as the file will have it, as numbers."""
@@ -151,36 +238,75 @@ class Quantize(Transform):
 
     def all_seen(self) -> Any:
         """Whether every range has been seen, as a boolean tensor."""
-        seen = [tf.reduce_any(v.value != 0) for v in self._variables.values()]
+        ranges = [self._variables[f"{name}_range"].value for name in self.ranges]
+        seen = [tf.reduce_any(ends != 0) for ends in ranges]
         return tf.reduce_all(seen) if seen else tf.constant(True)
 
     def clipping(self) -> dict[str, float]:
         """Share of values that training clipped, for each learned range."""
-        return {name: float(v.numpy()) for name, v in self._clipped.items()}
+        return {
+            name: float(self._variables[f"{name}_clipped"].numpy())
+            for name in self.ranges
+        }
 
     @property
     def _bits(self) -> int:
         return self.scheme.activation_bits
 
-    def _learned(self, name: str, value: Any) -> Any:
-        variable = self._variables[name]
-        ends = tf.convert_to_tensor(variable.value)
-        if is_training() and not self.frozen:
-            ends = self._moved(name, ends, value)
-            variable.assign(ends)
+    def _trained(self, name: str, value: Any) -> Any:
+        if not is_training():
+            # A range that no training step has seen must not send all to zero.
+            low, high = self.nudged(name)
+            rounded = functional.fake_quantize(value, low, high, self._bits)
+            seen = tf.reduce_any(self._variables[f"{name}_range"].value != 0)
+            return tf.where(seen, rounded, value)
+        ends = self._updated(name, value)
+        if self.learned_steps:
+            ends = self._with_gain(name, ends, value)
         low, high = functional.nudge(ends[0], ends[1], self._bits)
-        if is_training():
-            # What a relu sends to zero is not clipped by the range.
-            floor = value.dtype.min if self.ranges[name] else low
-            share = functional.clipped_share(value[:_CLIPPING_SAMPLE], floor, high)
-            old = self._clipped[name]
-            old.assign(old.value + (1 - self.momentum) * (share - old.value))
-            if self.ranges[name] and not self.frozen:
-                return functional.rectify_quantized(value, high, self._bits)
-            return functional.fake_quantize(value, low, high, self._bits)
-        # A range that no training step has seen yet must not send all values to zero.
-        quantized = functional.fake_quantize(value, low, high, self._bits)
-        return tf.where(tf.reduce_any(ends != 0), quantized, value)
+        self._count_clipped(name, value, low, high)
+        if self.learned_steps:
+            low = learned.straight_through(ends[0], low)
+            high = learned.straight_through(ends[1], high)
+            return learned.quantize_to_ends(value, low, high, self._bits)
+        if self.ranges[name] and not self.frozen:
+            return functional.rectify_quantized(value, high, self._bits)
+        return functional.fake_quantize(value, low, high, self._bits)
+
+    def _updated(self, name: str, value: Any) -> Any:
+        """The range that was seen, after this batch; learned ones start from it."""
+        variable = self._variables[f"{name}_range"]
+        ends = tf.convert_to_tensor(variable.value)
+        if self.frozen:
+            return ends
+        moved = self._moved(name, ends, value)
+        if self.learned_steps:
+            moved = tf.where(self._is_starting(), moved, ends)
+            self._count_step()
+        variable.assign(moved)
+        return moved
+
+    def _is_starting(self) -> Any:
+        count = tf.convert_to_tensor(self._variables["learned_for"].value)
+        return count < _FIRST_STEPS
+
+    def _count_step(self) -> None:
+        notes, count = call_notes(), self._variables["learned_for"]
+        if id(count) not in notes:  # once for all tensors and calls of a step
+            notes[id(count)] = True
+            count.assign(tf.convert_to_tensor(count.value) + 1.0)
+
+    def _with_gain(self, name: str, ends: Any, value: Any) -> Any:
+        gain = tf.convert_to_tensor(self._variables[f"{name}_gain"].value)
+        values = math.prod(n or 1 for n in value.shape[1:])
+        return learned.lsq_range(ends, self._unless_frozen(gain), values, self._bits)
+
+    def _count_clipped(self, name: str, value: Any, low: Any, high: Any) -> None:
+        # What a relu sends to zero is not clipped by the range.
+        floor = value.dtype.min if self.ranges[name] else low
+        share = functional.clipped_share(value[:_CLIPPING_SAMPLE], floor, high)
+        old = self._variables[f"{name}_clipped"]
+        old.assign(old.value + (1 - self.momentum) * (share - old.value))
 
     def _moved(self, name: str, ends: Any, value: Any) -> Any:
         """The range after one more batch; the first batch sets it.
@@ -198,6 +324,16 @@ class Quantize(Transform):
 
     def _batch_ends(self, name: str, value: Any) -> Any:
         value = tf.stop_gradient(tf.cast(value, tf.float32))
+        if not self.learned_steps:
+            return self._extremes(name, value)
+        # Afterwards nothing reads them: two passes less.
+        return tf.cond(
+            self._is_starting(),
+            lambda: self._extremes(name, value),
+            lambda: tf.zeros(2),
+        )
+
+    def _extremes(self, name: str, value: Any) -> Any:
         high = tf.reduce_max(value)
         if self.ranges[name]:
             return tf.stack([0.0, tf.maximum(high, 0.0)])
@@ -211,7 +347,14 @@ class Quantize(Transform):
 
     def set_range(self, name: str, low: float, high: float) -> None:
         """Gives a tensor its range."""
-        self._variables[name].assign([low, high])
+        self._variables[f"{name}_range"].assign([low, high])
+        if self.learned_steps:
+            self._variables[f"{name}_gain"].assign([0.0, 0.0])
+
+
+def _full(variable: Any) -> Any:
+    """A variable's own value, whatever the compute dtype is."""
+    return tf.cast(tf.convert_to_tensor(variable.value), tf.float32)
 
 
 def _union(a: Any, b: Any) -> Any:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kacc.core import registry
 from kacc.core.fold import batch_norm_affine, fold_into_kernel
-from kacc.quantization import functional
+from kacc.quantization import functional, learned
 from kacc.quantization.transform import Quantize
 
 
@@ -22,11 +22,16 @@ class IntegerWeight:
         real: integers times scale, float32: what the converter is given.
         scale: one for each output channel, float64, as the converter has it: it
             rounds the bias by it before the file stores a float32.
+        bits: width of the integers.
+        explicit: whether integers and scale are written into the file after the
+            conversion, since the converter would find others.
     """
 
     integers: Any
     real: Any
     scale: Any
+    bits: int = 8
+    explicit: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,6 @@ def file_weights(
     Returns:
         Tensors computed from the variables' present values.
     """
-    bits = transform.scheme.weight_bits if transform else 8
     bias = _full(getattr(layer, spec.bias, None)) if spec.bias else None
     factor = None
     if batch_norm is not None:
@@ -60,8 +64,8 @@ def file_weights(
     weights = {
         weight.attribute: _integer_weight(
             _full(getattr(layer, weight.attribute)),
-            weight.channels,
-            bits,
+            weight,
+            transform,
             # Of two convolutions in one layer the second is the one before the
             # normalization.
             factor if weight is spec.weights[-1] else None,
@@ -72,20 +76,37 @@ def file_weights(
 
 
 def _integer_weight(
-    value: Any, channels: tuple[int, ...], bits: int, factor: Any
+    value: Any, weight: registry.Weight, transform: Quantize | None, factor: Any
 ) -> IntegerWeight:
-    scale = functional.weight_scale(value, channels, bits)
+    if transform is not None and transform.explicit:
+        return _explicit_weight(value, weight, transform, factor)
+    scale = functional.weight_scale(value, weight.channels)
     integers = tf.round(value / scale)
     real = integers * scale
     if factor is not None:
-        real = fold_into_kernel(real, channels, factor)
-        integers = fold_into_kernel(integers, channels, tf.sign(factor))
-    return IntegerWeight(integers, real, _converter_scale(real, channels, bits))
+        real = fold_into_kernel(real, weight.channels, factor)
+        integers = fold_into_kernel(integers, weight.channels, tf.sign(factor))
+    return IntegerWeight(integers, real, _converter_scale(real, weight.channels))
 
 
-def _converter_scale(real: Any, channels: tuple[int, ...], bits: int) -> Any:
+def _explicit_weight(
+    value: Any, weight: registry.Weight, transform: Quantize, factor: Any
+) -> IntegerWeight:
+    """A weight with the very scale that was trained, as the file stores it."""
+    step = transform.weight_step(weight.attribute, value)
+    bits = transform.weight_bits
+    integers = learned.integers_by_step(value, step, bits)
+    if factor is not None:
+        integers = fold_into_kernel(integers, weight.channels, tf.sign(factor))
+        folded = fold_into_kernel(step, weight.channels, tf.abs(factor))
+        step = tf.where(folded > 0, folded, step)  # a file's scale is positive
+    scale = tf.cast(tf.reshape(step, [-1]), tf.float64)
+    return IntegerWeight(integers, integers * step, scale, bits, explicit=True)
+
+
+def _converter_scale(real: Any, channels: tuple[int, ...]) -> Any:
     """The scales that the converter finds in the weights, by its own arithmetic."""
-    wide = functional.weight_scale(tf.cast(real, tf.float64), channels, bits)
+    wide = functional.weight_scale(tf.cast(real, tf.float64), channels)
     return tf.reshape(wide, [-1])
 
 

@@ -78,7 +78,7 @@ def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
     between = file.rescale(
         _depthwise(layer, x.centered, first.integers),
         x.grid,
-        first.scale,
+        first,
         None,
         "depthwise",
         "depthwise",
@@ -86,7 +86,7 @@ def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
     acc = file.exact(between, second.integers, _pointwise)
     activation = ACTIVATIONS[name_of(layer)]
     name = "output" if activation.fused else BEFORE
-    outputs = file.rescale(acc, between.grid, second.scale, weights.bias, name, "conv")
+    outputs = file.rescale(acc, between.grid, second, weights.bias, name, "conv")
     return outputs if activation.fused else activation.integer(file, outputs)
 
 
@@ -127,7 +127,7 @@ _SEQUENCE = [(10, 3)]
 SPECS = [
     _conv(
         layers.Conv1D,
-        (Weight("kernel"),),
+        (Weight("kernel", least_bits=4),),
         call=_call,
         examples=(
             lambda: (layers.Conv1D(4, 3, activation="relu"), [(10, 3)]),
@@ -140,7 +140,7 @@ SPECS = [
     ),
     _conv(
         layers.Conv2D,
-        (Weight("kernel"),),
+        (Weight("kernel", least_bits=4),),
         call=_call,
         examples=(
             lambda: (layers.Conv2D(4, 3, activation="relu"), _IMAGE),
@@ -151,7 +151,7 @@ SPECS = [
     ),
     _conv(
         layers.DepthwiseConv2D,
-        (Weight("kernel", channels=(-2, -1), inputs=None),),
+        (Weight("kernel", channels=(-2, -1), inputs=None, least_bits=4),),
         examples=(
             lambda: (layers.DepthwiseConv2D(3, activation="relu6"), _IMAGE),
             lambda: (
@@ -164,7 +164,7 @@ SPECS = [
     ),
     _conv(
         layers.DepthwiseConv1D,
-        (Weight("kernel", channels=(-2, -1), inputs=None),),
+        (Weight("kernel", channels=(-2, -1), inputs=None, least_bits=4),),
         examples=(
             lambda: (layers.DepthwiseConv1D(3, activation="relu"), _SEQUENCE),
             lambda: (layers.DepthwiseConv1D(3, depth_multiplier=2), _SEQUENCE),
@@ -173,8 +173,8 @@ SPECS = [
     _conv(
         layers.SeparableConv1D,
         (
-            Weight("depthwise_kernel", channels=(-2, -1), inputs=None),
-            Weight("pointwise_kernel"),
+            Weight("depthwise_kernel", channels=(-2, -1), inputs=None, least_bits=4),
+            Weight("pointwise_kernel", least_bits=4),
         ),
         ranges=_separable_ranges,
         call=_separable_call,
@@ -197,8 +197,8 @@ SPECS = [
     _conv(
         layers.SeparableConv2D,
         (
-            Weight("depthwise_kernel", channels=(-2, -1), inputs=None),
-            Weight("pointwise_kernel"),
+            Weight("depthwise_kernel", channels=(-2, -1), inputs=None, least_bits=4),
+            Weight("pointwise_kernel", least_bits=4),
         ),
         ranges=_separable_ranges,
         call=_separable_call,

@@ -53,7 +53,7 @@ def _embed(layer: Any, file: Any, indices: Any) -> Any:
 SPECS = [
     LayerSpec(
         layers.Dense,
-        weights=(Weight("kernel"),),
+        weights=(Weight("kernel", least_bits=4),),
         bias="bias",
         activation=name_of,
         absorbs_relu=True,
@@ -70,7 +70,7 @@ SPECS = [
     ),
     LayerSpec(
         layers.EinsumDense,
-        weights=(Weight("kernel"),),
+        weights=(Weight("kernel", least_bits=4),),
         bias="bias",
         activation=name_of,
         absorbs_relu=True,

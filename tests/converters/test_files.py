@@ -93,7 +93,7 @@ def test_a_folder_without_permission(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o555)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
+    for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(0o755)
     # Root may write anywhere, so it becomes another user first.
     lower = "import os\nif os.getuid() == 0: os.setuid(65534)\ntry:"

@@ -1,0 +1,83 @@
+"""Giving a running optimizer the variables that attaching has added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+def extend_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Builds an optimizer anew for more variables; what it knows of the others stays.
+
+    Keras builds an optimizer once, for a fixed list, and refuses any other variable.
+
+    Args:
+        optimizer: a keras.optimizers.Optimizer, or None; left alone if not yet built.
+        variables: all trainable variables of the model, in its order.
+    """
+    if optimizer is None or not optimizer.built:
+        return
+    # Private: the list that it was built for, and what it tracks of its own.
+    # tests/core/test_keras_private.py and test_optimizers.py fail if these change.
+    before = list(optimizer._trainable_variables)
+    if [id(v) for v in before] == [id(v) for v in variables]:
+        return
+    parts = [optimizer, getattr(optimizer, "inner_optimizer", None)]
+    parts = [part for part in parts if part is not None]
+    kept = [_contents(part, before) for part in parts]
+    for part in parts:
+        _forget(part)
+    optimizer.build(list(variables))
+    for part, contents in zip(parts, kept, strict=True):
+        _put_back(part, contents, variables)
+
+
+def _contents(optimizer: Any, variables: Sequence[Any]) -> dict[Any, Any]:
+    """The values of all slots: by attribute, and by variable where it has one each."""
+    contents: dict[Any, Any] = {}
+    for attribute, value in vars(optimizer).items():
+        if isinstance(value, keras.Variable):
+            contents[attribute, None] = value.numpy()
+        elif _is_slots(attribute, value, variables):
+            for variable, slot in zip(variables, value, strict=True):
+                if isinstance(slot, keras.Variable):
+                    contents[attribute, id(variable)] = slot.numpy()
+    return contents
+
+
+def _is_slots(attribute: str, value: Any, variables: Sequence[Any]) -> bool:
+    """Whether an attribute holds one entry for each variable."""
+    if attribute == "_trainable_variables" or not isinstance(value, list):
+        return False
+    return len(value) == len(variables) and all(
+        slot is None or isinstance(slot, keras.Variable) for slot in value
+    )
+
+
+def _forget(optimizer: Any) -> None:
+    """Lets go of everything that `build` made."""
+    lasting = [optimizer.iterations, getattr(optimizer, "_learning_rate", None)]
+    for variable in list(optimizer._variables):
+        if not any(variable is other for other in lasting):
+            optimizer._untrack_variable(variable)
+    optimizer._trainable_variables_indices.clear()
+    optimizer.built = False
+
+
+def _put_back(
+    optimizer: Any, contents: dict[Any, Any], variables: Sequence[Any]
+) -> None:
+    for attribute, value in list(vars(optimizer).items()):
+        if isinstance(value, keras.Variable):
+            _assign(value, contents.get((attribute, None)))
+        elif _is_slots(attribute, value, variables):
+            for variable, slot in zip(variables, value, strict=True):
+                if isinstance(slot, keras.Variable):
+                    _assign(slot, contents.get((attribute, id(variable))))
+
+
+def _assign(variable: Any, value: Any) -> None:
+    if value is not None:
+        variable.assign(value)
