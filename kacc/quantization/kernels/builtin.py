@@ -14,6 +14,7 @@ from kacc.quantization.kernels.rescale import (
     exact_mean,
     f64,
     fixed,
+    in_blocks,
     multiplied,
     multiplier_16,
     on_grid,
@@ -28,7 +29,7 @@ class BuiltIn:
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_halves_up,
         "transpose": fixed_point.multiply_twice_rounded,
-        "depthwise": fixed_point.multiply_twice_rounded,
+        "depthwise": in_blocks(8),
         "dense": fixed_point.multiply_halves_up,
     }
 
@@ -74,16 +75,10 @@ class BuiltIn:
         total = tf.reduce_sum(f64(x.integers), axis=(1, 2), keepdims=True)
         count = f64(count_of(x.integers, total))
         real = f64(x.grid.scale32) / (count * f64(grid.scale32))
-        blocks = total.shape[-1] // 16 * 16  # channels that vector instructions take
-        parts = [
-            multiplied(total[..., :blocks], real, fixed_point.multiply_halves_up),
-            multiplied(total[..., blocks:], real),
-        ]
+        mean = multiplied(total, real, in_blocks(16))
         zero = x.grid.zero * x.grid.scale32 / grid.scale32
         moved = grid.zero - tf.sign(zero) * tf.floor(tf.abs(zero) + 0.5)
-        return Quantized(
-            grid.clip(tf.cast(tf.concat(parts, -1), tf.float32) + moved), grid
-        )
+        return Quantized(grid.clip(tf.cast(mean, tf.float32) + moved), grid)
 
     def requantize(self, x: Quantized, grid: Grid) -> Quantized:
         """QUANTIZE from int8 to int8."""
@@ -141,6 +136,19 @@ class BuiltIn:
         return on_grid(
             grid, fixed_point.multiply_twice_rounded(quotient, integer, down)
         )
+
+    def rsqrt(self, x: Quantized, grid: Grid) -> Quantized:
+        """RSQRT: an integer with 20 bits behind the point; of zero the largest."""
+        steps = tf.maximum(f64(x.centered), 1.0)
+        root = tf.round(2.0**20 / tf.sqrt(steps))
+        real = 1.0 / (tf.sqrt(f64(x.grid.scale32)) * f64(grid.scale32))
+        integer, shift = fixed_point.quantize_multiplier(real)
+        value = fixed_point.multiply_twice_rounded(
+            tf.cast(root, tf.int64), integer, shift - 20
+        )
+        found = on_grid(grid, value)
+        largest = tf.fill(tf.shape(x.integers), 2.0 ** (grid.bits - 1) - 1.0)
+        return Quantized(tf.where(x.centered > 0, found.integers, largest), grid)
 
     def hard_swish(self, x: Quantized, grid: Grid) -> Quantized:
         """HARD_SWISH: x * relu6(x + 3) / 6 on 16 bit integers."""

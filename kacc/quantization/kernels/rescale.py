@@ -37,6 +37,23 @@ def multiplied(
     return product(tf.cast(value, tf.int64), integer, shift)
 
 
+def in_blocks(size: int) -> Callable[..., Any]:
+    """A product of which vector instructions take the first channels.
+
+    Args:
+        size: of the blocks of channels that they take; they round halves up.
+    """
+
+    def product(value: Any, multiplier: Any, shift: Any) -> Any:
+        channels = value.shape[-1]
+        last = tf.range(channels) >= channels // size * size
+        up = fixed_point.multiply_halves_up(value, multiplier, shift)
+        away = fixed_point.multiply_twice_rounded(value, multiplier, shift)
+        return tf.where(last, away, up)
+
+    return product
+
+
 def exact_mean(
     x: Quantized, axes: Sequence[int], keepdims: bool, grid: Grid
 ) -> Quantized:
