@@ -170,6 +170,10 @@ class Operators:
         """AVERAGE_POOL_2D; `pool` averages a float64 tensor."""
         return self.kernels.average(x, pool(tf.cast(x.integers, tf.float64)))
 
+    def rsqrt(self, x: Quantized, name: str) -> Quantized:
+        """RSQRT."""
+        return self.kernels.rsqrt(x, self.grid(name))
+
     def softmax(self, x: Quantized, name: str) -> Quantized:
         """SOFTMAX over the last axis."""
         return self.kernels.softmax(x, self.grid(name))

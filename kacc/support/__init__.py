@@ -4,9 +4,18 @@ A new type is one row in one of these modules; the conformance suite picks it up
 """
 
 from kacc.core.registry import LayerSpec, register
-from kacc.support import activation, conv, dense, merge, norm, pooling, shape
+from kacc.support import (
+    activation,
+    conv,
+    dense,
+    layer_norm,
+    merge,
+    norm,
+    pooling,
+    shape,
+)
 
-for _module in (dense, conv, norm, activation, pooling, merge, shape):
+for _module in (dense, conv, norm, layer_norm, activation, pooling, merge, shape):
     register(_module.SPECS)
 
 

@@ -11,6 +11,7 @@ from kacc.core import attach
 from kacc.core.fold import batch_norm_affine
 from kacc.core.registry import LayerSpec, RangeSpec
 from kacc.core.transform import is_training
+from kacc.support.channels import scaled_channels
 
 layers = keras.layers
 
@@ -39,23 +40,11 @@ def _affine(layer: Any) -> tuple[Any, Any]:
 def _normalize(
     layer: Any, steps: Any, inputs: Any, training: Any = None, mask: Any = None
 ) -> Any:
-    """In training the layer's own call; then a 1x1 DEPTHWISE_CONV_2D, as in the file.
-
-    A MUL and an ADD would need a tensor and its range between them, and a multiplier
-    for all channels. Here each channel has a scale of its own: nothing is lost.
-    """
+    """In training the layer's own call; then one operator, as in the file."""
     if is_training():
         options = {} if training is None else {"training": training, "mask": mask}
         return attach.own_call(layer, steps, inputs, **options)
-    factor, offset = _affine(layer)
-    spread = {2: (1, 2), 3: (2,), 4: ()}[len(inputs.shape)]
-    image = ops.cast(inputs, factor.dtype)  # as Keras, of bfloat16 models too
-    for axis in spread:
-        image = ops.expand_dims(image, axis if len(spread) == 1 else 1)
-    kernel = ops.reshape(ops.broadcast_to(factor, inputs.shape[-1:]), (1, 1, -1, 1))
-    image = ops.depthwise_conv(image, kernel, data_format="channels_last") + offset
-    outputs = ops.squeeze(image, spread) if spread else image
-    return ops.cast(outputs, inputs.dtype)
+    return ops.cast(scaled_channels(inputs, *_affine(layer)), inputs.dtype)
 
 
 def _integer_normalize(layer: Any, file: Any, x: Any, **options: Any) -> Any:

@@ -1,0 +1,32 @@
+"""The arithmetic of LiteRT's int8 kernels, one class for each set of them.
+
+"xnnpack" is what LiteRT runs by default: XNNPACK where it has a kernel for the
+operator, LiteRT's built-in kernels for the others. "builtin" is LiteRT without XNNPACK,
+"reference" are the kernels of microcontrollers. z is a zero point, s a scale.
+"""
+
+from __future__ import annotations
+
+from kacc.core.errors import UsageError
+from kacc.quantization.kernels.builtin import BuiltIn
+from kacc.quantization.kernels.reference import Reference
+from kacc.quantization.kernels.xnnpack import XnnPack
+
+__all__ = ["KERNELS", "BuiltIn", "Reference", "XnnPack", "kernels_named"]
+
+KERNELS: dict[str, BuiltIn] = {
+    "xnnpack": XnnPack(),
+    "builtin": BuiltIn(),
+    "reference": Reference(),
+}
+
+
+def kernels_named(name: str) -> BuiltIn:
+    """The set of kernels of that name.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if name in KERNELS:
+        return KERNELS[name]
+    raise UsageError(f"`kernels` must be one of {', '.join(KERNELS)}", received=name)
