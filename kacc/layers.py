@@ -21,7 +21,7 @@ def QuantizeWrapper(  # noqa: N802  (the name is that of a Keras layer)
 
     Args:
         layer: a layer of a supported type, built or not.
-        scheme: "int8".
+        scheme: "int8", or "w4a8", whose steps are learned, for layers that are built.
 
     Returns:
         The same layer.
@@ -35,7 +35,7 @@ def QuantizeWrapper(  # noqa: N802  (the name is that of a Keras layer)
         >>> isinstance(layer, keras.layers.Dense)
         True
     """
-    scheme = scheme_named(scheme).name
+    row = scheme_named(scheme)
     reason = registry.unsupported_reason(layer)
     spec = registry.find(layer)
     if reason is not None or spec is None:
@@ -44,13 +44,22 @@ def QuantizeWrapper(  # noqa: N802  (the name is that of a Keras layer)
             received=f"{layer!r}: {reason}",
             fix="kacc.register_layer adds a type",
         )
+    if row.learned_steps and not layer.built:
+        raise UsageError(
+            f"A layer must be built before it is quantized as {row.name!r}",
+            received=f"the unbuilt layer {layer.name!r}",
+            fix="Call layer.build(input_shape) first, or use kacc.quantize(model)",
+        )
     ranges: dict[str, Any] = {}
     if spec.output is registry.Output.RANGE:
         ranges = dict(spec.ranges(layer))
     transform = Quantize(
-        scheme,
+        row.name,
         {name: r.nonnegative for name, r in ranges.items() if r.fixed is None},
         {name: r.fixed for name, r in ranges.items() if r.fixed is not None},
+        weight_bits=max([row.weight_bits, *(w.least_bits for w in spec.weights)]),
+        learned_steps=row.learned_steps,
     )
     attach.attach(layer, [transform])
+    transform.begin()
     return layer

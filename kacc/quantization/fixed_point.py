@@ -55,16 +55,6 @@ def multiply_halves_up(value: Any, multiplier: Any, shift: Any) -> Any:
     return tf.bitwise.right_shift(high + half, right + tf.zeros_like(high))
 
 
-def multiply_in_eights(value: Any, multiplier: Any, shift: Any) -> Any:
-    """Of the x86 depthwise kernel: channels by eights round up, the rest twice."""
-    channels = value.shape[-1]
-    return tf.where(
-        tf.range(channels) < channels // 8 * 8,
-        multiply_halves_up(value, multiplier, shift),
-        multiply_twice_rounded(value, multiplier, shift),
-    )
-
-
 def doubling_high_product(a: Any, b: Any, bits: int = 32) -> Any:
     """The high half of twice the product, halves away from zero."""
     product = a * b

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -46,6 +46,8 @@ class Quantize(Transform):
         momentum: share of the old range that each training step keeps.
         weight_bits: width of the weights, or None for the scheme's.
         learned_steps: whether steps are parameters that the optimizer trains.
+        step_shapes: of the steps of each weight, which a layer that is being loaded
+            does not know yet; None to take them from the layer's weights.
     """
 
     stage = QUANTIZE
@@ -59,6 +61,7 @@ class Quantize(Transform):
         momentum: float = 0.99,
         weight_bits: int | None = None,
         learned_steps: bool = False,
+        step_shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.scheme = scheme_named(scheme)
@@ -68,10 +71,11 @@ class Quantize(Transform):
         self.momentum = momentum
         self.weight_bits = weight_bits or self.scheme.weight_bits
         self.learned_steps = learned_steps
+        self.step_shapes = dict(step_shapes or {})
         self.observed: dict[str, Histogram] = {}
         self._channels: dict[str, tuple[int, ...]] = {}
         self._variables: dict[str, Any] = {}
-        self._weights: dict[str, Any] = {}
+        self._operation: Any = None
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make the same transform again."""
@@ -83,6 +87,7 @@ class Quantize(Transform):
             "momentum": self.momentum,
             "weight_bits": self.weight_bits,
             "learned_steps": self.learned_steps,
+            "step_shapes": self.step_shapes,
         }
 
     def build(self, operation: Any, state: State, prefix: str) -> None:
@@ -90,7 +95,9 @@ class Quantize(Transform):
         spec = registry.find(operation)
         assert spec is not None
         self._channels = {w.attribute: w.channels for w in spec.weights}
-        self._weights = {a: getattr(operation, a) for a in self._channels}
+        self._operation = operation
+        if self.learned_steps and not self.step_shapes:
+            self.step_shapes = {a: self._step_shape(a) for a in self._channels}
         existing = {variable.name: variable for variable in state.variables}
         for name, (shape, trainable) in self._shapes().items():
             full = f"{prefix}{name}"
@@ -108,12 +115,16 @@ class Quantize(Transform):
                 shapes[f"{name}_gain"] = (2,), True
         if self.learned_steps:
             shapes["learned_for"] = (), False
-            for attribute, weight in self._weights.items():
-                kept = {axis % len(weight.shape) for axis in self._channels[attribute]}
-                shape = tuple(n if i in kept else 1 for i, n in enumerate(weight.shape))
-                shapes[f"{attribute}_step"] = shape, False
-                shapes[f"{attribute}_gain"] = shape, True
+            for attribute, shape in self.step_shapes.items():
+                shapes[f"{attribute}_step"] = tuple(shape), False
+                shapes[f"{attribute}_gain"] = tuple(shape), True
         return shapes
+
+    def _step_shape(self, attribute: str) -> tuple[int, ...]:
+        """The shape of a weight's scales, of the weight's rank."""
+        shape = getattr(self._operation, attribute).shape
+        kept = {axis % len(shape) for axis in self._channels[attribute]}
+        return tuple(n if i in kept else 1 for i, n in enumerate(shape))
 
     def take_ranges(self, other: Quantize) -> None:
         """Takes over what another one has seen, where the variables are not the same.
@@ -125,16 +136,12 @@ class Quantize(Transform):
             if known is not None and known is not variable:
                 variable.assign(known.value)
 
-    def begin(self, values: Mapping[str, Any] | None = None) -> None:
-        """Sets the steps of the weights from where they are now, unless they are set.
-
-        Args:
-            values: the weights to quantize, where they are not the variables' own.
-        """
+    def begin(self) -> None:
+        """Sets the steps of the weights from where they are, until training moves."""
         if not self.learned_steps or float(self._variables["learned_for"].numpy()) > 0:
             return
-        for attribute, variable in self._weights.items():
-            value = (values or {}).get(attribute, _full(variable))
+        for attribute in self._channels:
+            value = _full(getattr(self._operation, attribute))
             step = learned.least_error_step(
                 value, self._channels[attribute], self.weight_bits
             )

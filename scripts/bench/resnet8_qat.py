@@ -19,27 +19,15 @@ from common import (
     Report,
     arguments,
     code_digest,
-    digest,
     fixture,
-    loaders,
     resnet8,
     say,
     versions,
 )
 from recipe import QUICK, Recipe, batches, train
+from resnet8_rows import Images, floats, means_of, model_row, ptq_row
 
 TRAINING_CODE = ("kacc/core", "kacc/support", "kacc/quantization", "kacc/acceleration")
-
-
-class Images:
-    """CIFAR-10 as the recipe takes it, uint8."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        x, y = loaders().cifar10("train", shards=-(-recipe.images // 10_000))
-        self.x, self.y = x[: recipe.images], y[: recipe.images]
-        x, y = loaders().cifar10("val")
-        self.x_val, self.y_val = x[: recipe.validation], y[: recipe.validation]
-        self.digest = digest(self.x, self.y, self.x_val, self.y_val)
 
 
 def main() -> int:
@@ -53,7 +41,7 @@ def main() -> int:
     report = Report("resnet8_qat", options.quick, {"recipe": recipe, "seeds": [*seeds]})
     rows = [row for seed in seeds for row in _seed(recipe, images, seed)]
     report.table("Each seed", [*_untrained(images), *rows])
-    means = _means(rows)
+    means = means_of(rows)
     report.table("Mean of the seeds", list(means.values()))
     kacc, tfmot = means["kacc QAT"], means["tfmot QAT"]
     report.checks += [
@@ -92,7 +80,7 @@ def _seed(recipe: Recipe, images: Images, seed: int) -> list[dict[str, Any]]:
 
 def _untrained(images: Images) -> list[dict[str, Any]]:
     model = resnet8()
-    return [{**_ptq_row("as published, PTQ", model, images), "seed": None}]
+    return [{**ptq_row("as published, PTQ", model, images), "seed": None}]
 
 
 def _kacc_row(
@@ -120,8 +108,8 @@ def _kacc_row(
     )
     model = keras.models.load_model(folder / "model.keras")
     artifact = kacc.convert(model, folder / "model.tflite", "tflite-int8")
-    outputs = model.predict(_floats(images.x_val), batch_size=100, verbose=0)
-    return _row("kacc QAT", outputs, artifact, images)
+    outputs = model.predict(floats(images.x_val), batch_size=100, verbose=0)
+    return model_row("kacc QAT", outputs, artifact, images)
 
 
 def _tfmot_row(
@@ -148,7 +136,7 @@ def _tfmot_row(
         **depends,
     )
     artifact = open_artifact(folder / "model.tflite")
-    return _row("tfmot QAT", np.load(folder / "outputs.npy"), artifact, images)
+    return model_row("tfmot QAT", np.load(folder / "outputs.npy"), artifact, images)
 
 
 def _float_row(
@@ -173,61 +161,7 @@ def _float_row(
         **depends,
     )
     model = keras.models.load_model(folder / "model.keras")
-    return _ptq_row("float, PTQ", model, images)
-
-
-def _ptq_row(name: str, model: Any, images: Images) -> dict[str, Any]:
-    import tempfile
-
-    import kacc
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        artifact = kacc.convert(model, path, "tflite-int8", _floats(images.x[:500]))
-        outputs = model.predict(_floats(images.x_val), batch_size=100, verbose=0)
-        return _row(name, outputs, artifact, images)
-
-
-def _row(
-    name: str, outputs: np.ndarray, artifact: Any, images: Images
-) -> dict[str, Any]:
-    """Accuracy of model and file, and how far the file is from the model."""
-    from kacc.converters.runtime import to_grid
-
-    info = artifact.manifest.outputs[0]
-    feeds = artifact.feeds([_floats(images.x_val)])
-    integers = artifact.runtime().run(feeds)[0].astype(int)
-    distance = np.abs(to_grid(outputs, info).astype(int) - integers)
-    best, best_of_file = outputs.argmax(-1), integers.argmax(-1)
-    return {
-        "model": name,
-        "seed": None,
-        "graph accuracy": float((best == images.y_val).mean()),
-        "int8 accuracy": float((best_of_file == images.y_val).mean()),
-        "argmax agreement": float((best == best_of_file).mean()),
-        "equal": float((distance == 0).mean()),
-        "within 1 LSB": float((distance <= 1).mean()),
-        "largest LSB": int(distance.max()),
-        "bytes": artifact.size_bytes,
-    }
-
-
-def _means(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    means = {}
-    for name in dict.fromkeys(row["model"] for row in rows):
-        group = [row for row in rows if row["model"] == name]
-        means[name] = {
-            key: float(np.mean([row[key] for row in group]))
-            if isinstance(value, int | float)
-            else value
-            for key, value in group[0].items()
-            if key != "seed"
-        }
-    return means
-
-
-def _floats(images: np.ndarray) -> np.ndarray:
-    return images.astype("float32")
+    return ptq_row("float, PTQ", model, images)
 
 
 if __name__ == "__main__":
