@@ -1,4 +1,4 @@
-"""An optimizer that gets more variables goes on as if it had had them from the start."""
+"""An optimizer that gets more variables goes on as if it had had them all along."""
 
 import keras
 import numpy as np
