@@ -70,11 +70,13 @@ class LayerSpec:
         activation: layer -> name of the activation at its end (the names are in
             `kacc.support.activations`), or None for a type that cannot have one.
         absorbs_relu: whether the file's operator can end in a relu or relu6 at no cost.
-        folds_batch_norm: whether a batch normalization that follows can be folded in.
+        folds_batch_norm: whether a batch normalization that follows can be folded in,
+            or another layer with an `affine`.
         joins_grids: whether the file gives the tensors that only this operator reads
             the range of its output, since it copies integers.
         reads_indices: whether the input is made of indices, which are not quantized.
-        is_batch_norm: whether this is such a batch normalization.
+        affine: layer -> (factor, offset) of each channel, for a layer that at inference
+            is no more than that and folds into a convolution before it.
         ranges: layer -> the tensors that the file has for it: "output", and those
             between its operators, by name.
         call: a forward pass in the file's operators, `call(layer, steps, *inputs)`,
@@ -97,7 +99,7 @@ class LayerSpec:
     folds_batch_norm: bool = False
     joins_grids: bool = False
     reads_indices: bool = False
-    is_batch_norm: bool = False
+    affine: Callable[[Any], tuple[Any, Any]] | None = None
     ranges: Callable[[Any], Mapping[str, RangeSpec]] = _one_output
     call: Callable[..., Any] | None = None
     integer: Callable[..., Any] | None = None

@@ -62,8 +62,14 @@ class Operators:
         folded = self.batch_norm and self.batch_norm.operation
         return file_weights(self.layer, spec, self.own, folded)
 
-    def linear(self, x: Quantized, name: str) -> Quantized:
-        """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED: the layer's own product."""
+    def linear(self, x: Quantized, name: str, kind: str | None = None) -> Quantized:
+        """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED: the layer's own product.
+
+        Args:
+            x: the input.
+            name: of the output.
+            kind: as in `rescale`; by default the weights tell it.
+        """
         spec = registry.find(self.layer)
         assert spec is not None
         attribute = spec.weights[0].attribute
@@ -80,11 +86,7 @@ class Operators:
 
         weight = file.weights[attribute]
         acc = exact_product(x.centered, weight.integers, spec.weights[0], product)
-        kind = "dense" if len(weight.integers.shape) == 2 else "conv"
-        if spec.weights[0].inputs is None:
-            kind = "depthwise"
-        elif spec.weights[0].inputs == -1:
-            kind = "transpose"
+        kind = kind or _kind(spec.weights[0], len(weight.integers.shape))
         return self.rescale(acc, x.grid, weight, file.bias, name, kind)
 
     def rescale(
@@ -104,7 +106,7 @@ class Operators:
             weight: what the input was multiplied by.
             bias: float, or None.
             name: of the output.
-            kind: "conv", "depthwise" or "dense".
+            kind: "conv", "grouped", "transpose", "depthwise" or "dense".
         """
         if bias is not None:
             # What is written after the conversion starts from the file's float32.
@@ -221,6 +223,15 @@ class Operators:
 def _reads_nibbles(weight: IntegerWeight, kind: str) -> bool:
     """Whether XNNPACK takes weights of 4 bits: rows of a matrix in whole bytes."""
     return kind == "dense" and weight.integers.shape[0] % 2 == 0
+
+
+def _kind(weight: registry.Weight, rank: int) -> str:
+    """Of a product with that weight: see `Operators.rescale`."""
+    if weight.inputs is None:
+        return "depthwise"
+    if weight.inputs == -1:
+        return "transpose"
+    return "dense" if rank == 2 else "conv"
 
 
 def exact_product(

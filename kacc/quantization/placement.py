@@ -154,7 +154,7 @@ class _Placer:
             self.result.fused[call] = follower
             self.result.fused_tensors.update(call.outputs)
             after = registry.find(follower.operation)
-            if after is not None and after.is_batch_norm:
+            if after is not None and after.affine:
                 self.result.folded[call] = follower
         elif id(call.operation) in self.joining:
             del ranges["output"]
@@ -204,7 +204,7 @@ class _Placer:
         follower = self._only_consumer(call)
         if follower is not None and not self.reasons[follower]:
             after = registry.find(follower.operation)
-            if after is not None and after.is_batch_norm:
+            if after is not None and after.affine:
                 return spec.folds_batch_norm and ends_linear
         return spec.absorbs_relu and ends_linear and self._only_relus_read(call)
 

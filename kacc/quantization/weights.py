@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kacc.core import registry
-from kacc.core.fold import batch_norm_affine, fold_into_kernel
+from kacc.core.fold import fold_into_kernel
 from kacc.quantization import functional, learned
 from kacc.quantization.transform import Quantize
 
@@ -51,7 +51,7 @@ def file_weights(
         layer: a built layer.
         spec: its row.
         transform: its quantization; None leaves the weights as they are.
-        batch_norm: the batch normalization that folds into it, or None.
+        batch_norm: the batch normalization, or the like, that folds into it, or None.
 
     Returns:
         Tensors computed from the variables' present values.
@@ -59,7 +59,7 @@ def file_weights(
     bias = _full(getattr(layer, spec.bias, None)) if spec.bias else None
     factor = None
     if batch_norm is not None:
-        factor, offset = batch_norm_affine(batch_norm)
+        factor, offset = _affine(batch_norm)
         bias = offset if bias is None else bias * factor + offset
     weights = {
         weight.attribute: _integer_weight(
@@ -73,6 +73,13 @@ def file_weights(
         for weight in spec.weights
     }
     return FileWeights(weights, bias)
+
+
+def _affine(layer: Any) -> tuple[Any, Any]:
+    spec = registry.find(layer)
+    assert spec is not None
+    assert spec.affine is not None
+    return spec.affine(layer)
 
 
 def _integer_weight(

@@ -6,6 +6,7 @@ A new type is one row in one of these modules; the conformance suite picks it up
 from kacc.core.registry import LayerSpec, register
 from kacc.support import (
     activation,
+    applications,
     conv,
     dense,
     layer_norm,
@@ -15,7 +16,17 @@ from kacc.support import (
     shape,
 )
 
-for _module in (dense, conv, norm, layer_norm, activation, pooling, merge, shape):
+for _module in (
+    dense,
+    conv,
+    norm,
+    layer_norm,
+    activation,
+    pooling,
+    merge,
+    shape,
+    applications,
+):
     register(_module.SPECS)
 
 

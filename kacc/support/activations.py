@@ -272,9 +272,16 @@ def call_with_activation(layer: Any, steps: Any, *args: Any, **kwargs: Any) -> A
     return activation.apply(steps, steps.range(BEFORE, outputs))
 
 
-def linear_integer(layer: Any, file: Any, x: Any) -> Any:
-    """A layer that is one product, then its activation, on integers."""
+def linear_integer(layer: Any, file: Any, x: Any, kind: str | None = None) -> Any:
+    """A layer that is one product, then its activation, on integers.
+
+    Args:
+        layer: the layer.
+        file: the file's operators.
+        x: the input.
+        kind: of the product, where the row's weights do not tell it.
+    """
     activation = ACTIVATIONS[name_of(layer)]
     if activation.fused:
-        return file.linear(x, "output")
-    return activation.integer(file, file.linear(x, BEFORE))
+        return file.linear(x, "output", kind)
+    return activation.integer(file, file.linear(x, BEFORE, kind))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from kacc.core.registry import LayerSpec, RangeSpec, Weight
@@ -18,6 +18,12 @@ from kacc.support.activations import (
     ranges,
     unsupported,
 )
+from kacc.support.convolution import (
+    convolve,
+    convolve_channels,
+    is_depthwise,
+    needs_one_operator,
+)
 
 layers = keras.layers
 
@@ -25,26 +31,28 @@ layers = keras.layers
 def _reason(layer: Any) -> str | None:
     if layer.data_format != "channels_last":
         return "data_format must be channels_last"
+    if max(layer.strides) > 1 and max(layer.dilation_rate) > 1:
+        return "strides and dilation together are not supported"
     return unsupported(layer)
 
 
-def _call(layer: Any, steps: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-    """A convolution and its activation; for the file a dilated one in one operator.
+def _in_one_operator(convolution: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """The forward pass: Keras's own, or for the file a convolution in one operator."""
 
-    TensorFlow spreads a dilated convolution over three, between which the converter
-    finds no place for the bias. The one operator has no gradient on a CPU.
-    """
-    if not steps.constant or max(layer.dilation_rate) == 1:
-        return call_with_activation(layer, steps, inputs, *args, **kwargs)
-    padding = layer.padding
-    if padding == "causal":
-        inputs = ops.pad(inputs, layer._compute_causal_padding())
-        padding = "valid"
-    convolve = tf.nn.conv1d if layer.rank == 1 else tf.nn.conv2d
-    kernel = ops.convert_to_tensor(layer.kernel)
-    outputs = convolve(
-        inputs, kernel, 1, padding.upper(), dilations=list(layer.dilation_rate)
-    )
+    def call(layer: Any, steps: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if not steps.constant or not needs_one_operator(layer):
+            return call_with_activation(layer, steps, inputs, *args, **kwargs)
+        return _ended(layer, steps, convolution(layer, inputs))
+
+    return call
+
+
+def _own_channels(layer: Any, inputs: Any) -> Any:
+    return convolve_channels(layer, inputs, ops.convert_to_tensor(layer.kernel))
+
+
+def _ended(layer: Any, steps: Any, outputs: Any) -> Any:
+    """The bias and the activation at the end of a convolution."""
     if layer.use_bias:
         outputs = outputs + layer.bias
     activation = ACTIVATIONS[name_of(layer)]
@@ -53,11 +61,27 @@ def _call(layer: Any, steps: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any
     return activation.apply(steps, outputs)
 
 
+def _integer(layer: Any, file: Any, x: Any) -> Any:
+    """On integers: a group for each channel is a DEPTHWISE_CONV_2D in the file."""
+    if layer.groups == 1:
+        return linear_integer(layer, file, x, "conv")
+    kind = "depthwise" if is_depthwise(layer) else "grouped"
+    return linear_integer(layer, file, x, kind)
+
+
+def _transposed_reason(layer: Any) -> str | None:
+    if max(layer.dilation_rate) > 1:
+        return "a dilated transposed convolution is not supported"
+    return _reason(layer)
+
+
 def _separable_ranges(layer: Any) -> dict[str, RangeSpec]:
     return {"depthwise": RangeSpec(), **ranges(layer)}
 
 
-def _depthwise(layer: Any, inputs: Any, kernel: Any) -> Any:
+def _depthwise(layer: Any, steps: Any, inputs: Any, kernel: Any) -> Any:
+    if steps is not None and steps.constant and needs_one_operator(layer):
+        return convolve_channels(layer, inputs, kernel)
     return ops.depthwise_conv(
         inputs,
         kernel,
@@ -76,7 +100,7 @@ def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
     weights = file.weights()
     first, second = weights.weights.values()
     between = file.rescale(
-        _depthwise(layer, x.centered, first.integers),
+        _depthwise(layer, None, x.centered, first.integers),
         x.grid,
         first,
         None,
@@ -92,15 +116,9 @@ def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
 
 def _separable_call(layer: Any, steps: Any, inputs: Any) -> Any:
     """The two convolutions apart: the file has a tensor between them."""
-    between = _depthwise(layer, inputs, layer.depthwise_kernel)
+    between = _depthwise(layer, steps, inputs, layer.depthwise_kernel)
     between = steps.range("depthwise", between)
-    outputs = _pointwise(between, layer.pointwise_kernel)
-    if layer.use_bias:
-        outputs = outputs + layer.bias
-    activation = ACTIVATIONS[name_of(layer)]
-    if not activation.fused:
-        outputs = steps.range(BEFORE, outputs)
-    return activation.apply(steps, outputs)
+    return _ended(layer, steps, _pointwise(between, layer.pointwise_kernel))
 
 
 def _conv(cls: type, weights: tuple[Weight, ...], **options: Any) -> LayerSpec:
@@ -128,10 +146,12 @@ SPECS = [
     _conv(
         layers.Conv1D,
         (Weight("kernel", least_bits=4),),
-        call=_call,
+        call=_in_one_operator(convolve),
+        integer=_integer,
         examples=(
             lambda: (layers.Conv1D(4, 3, activation="relu"), [(10, 3)]),
             lambda: (layers.Conv1D(4, 3, padding="same", strides=2), [(10, 3)]),
+            lambda: (layers.Conv1D(6, 3, groups=3), [(10, 3)]),
             lambda: (
                 layers.Conv1D(4, 3, padding="causal", dilation_rate=2),
                 [(10, 3)],
@@ -141,19 +161,27 @@ SPECS = [
     _conv(
         layers.Conv2D,
         (Weight("kernel", least_bits=4),),
-        call=_call,
+        call=_in_one_operator(convolve),
+        integer=_integer,
         examples=(
             lambda: (layers.Conv2D(4, 3, activation="relu"), _IMAGE),
             lambda: (layers.Conv2D(4, 3, padding="same", strides=2), _IMAGE),
             lambda: (layers.Conv2D(4, 1, use_bias=False, activation="swish"), _IMAGE),
             lambda: (layers.Conv2D(4, 3, dilation_rate=2, activation="relu"), _IMAGE),
+            lambda: (layers.Conv2D(6, 3, groups=3), _IMAGE),
+            lambda: (layers.Conv2D(8, 3, groups=4), [(6, 6, 16)]),
+            lambda: (layers.Conv2D(20, 3, groups=20, padding="same"), [(6, 6, 20)]),
+            lambda: (layers.Conv2D(6, 3, strides=2, groups=3), _IMAGE),
         ),
     ),
     _conv(
         layers.DepthwiseConv2D,
         (Weight("kernel", channels=(-2, -1), inputs=None, least_bits=4),),
+        call=_in_one_operator(_own_channels),
         examples=(
             lambda: (layers.DepthwiseConv2D(3, activation="relu6"), _IMAGE),
+            lambda: (layers.DepthwiseConv2D(3), [(6, 6, 20)]),
+            lambda: (layers.DepthwiseConv2D(3, dilation_rate=2), _IMAGE),
             lambda: (
                 layers.DepthwiseConv2D(
                     3, padding="same", strides=2, depth_multiplier=2
@@ -165,9 +193,11 @@ SPECS = [
     _conv(
         layers.DepthwiseConv1D,
         (Weight("kernel", channels=(-2, -1), inputs=None, least_bits=4),),
+        call=_in_one_operator(_own_channels),
         examples=(
             lambda: (layers.DepthwiseConv1D(3, activation="relu"), _SEQUENCE),
             lambda: (layers.DepthwiseConv1D(3, depth_multiplier=2), _SEQUENCE),
+            lambda: (layers.DepthwiseConv1D(3, dilation_rate=2), _SEQUENCE),
         ),
     ),
     _conv(
@@ -186,6 +216,7 @@ SPECS = [
     _conv(
         layers.Conv2DTranspose,
         (Weight("kernel", channels=(-2,), inputs=-1),),
+        supported=_transposed_reason,
         examples=(
             lambda: (layers.Conv2DTranspose(4, 3, strides=2, padding="same"), _IMAGE),
             lambda: (
@@ -209,6 +240,7 @@ SPECS = [
                 _IMAGE,
             ),
             lambda: (layers.SeparableConv2D(4, 3, use_bias=False), _IMAGE),
+            lambda: (layers.SeparableConv2D(4, 3, dilation_rate=2), _IMAGE),
         ),
     ),
 ]

@@ -80,7 +80,7 @@ def _integer_rescale(layer: Any, file: Any, x: Any) -> Any:
 SPECS = [
     LayerSpec(
         layers.BatchNormalization,
-        is_batch_norm=True,
+        affine=batch_norm_affine,
         absorbs_relu=True,
         call=_normalize,
         integer=_integer_normalize,

@@ -231,7 +231,7 @@ def test_softmax_gives_shares_of_one(name, scale, values):
     assert np.abs(got - exact).max() <= 0.51
 
 
-@pytest.mark.parametrize("kind", ["conv", "depthwise", "dense", "transpose"])
+@pytest.mark.parametrize("kind", ["conv", "grouped", "depthwise", "dense", "transpose"])
 @pytest.mark.parametrize("name", KERNELS)
 @given(st.floats(1e-5, 1e-2), st.lists(ACCUMULATORS, min_size=1, max_size=20))
 def test_accumulators_are_rescaled_to_the_nearest_step(name, kind, real, values):

@@ -28,6 +28,7 @@ class BuiltIn:
     # How each operator multiplies its accumulators.
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_halves_up,
+        "grouped": fixed_point.multiply_twice_rounded,
         "transpose": fixed_point.multiply_twice_rounded,
         "depthwise": in_blocks(8),
         "dense": fixed_point.multiply_halves_up,
@@ -47,7 +48,7 @@ class BuiltIn:
             acc: exact sums with the bias.
             scales: of the input, and of the weights per channel; float32.
             grid: of the output.
-            kind: "conv", "transpose", "depthwise" or "dense".
+            kind: "conv", "grouped", "transpose", "depthwise" or "dense".
             delegated: whether XNNPACK takes the operator where it is there.
         """
         real = f64(scales[0]) * f64(scales[1]) / f64(grid.scale32)

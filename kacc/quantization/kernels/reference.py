@@ -43,6 +43,7 @@ class Reference(BuiltIn):
 
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_twice_rounded,
+        "grouped": fixed_point.multiply_twice_rounded,
         "transpose": fixed_point.multiply_twice_rounded,
         "depthwise": fixed_point.multiply_twice_rounded,
         "dense": fixed_point.multiply_once_rounded,
