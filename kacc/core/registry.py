@@ -48,10 +48,19 @@ class RangeSpec:
     Args:
         fixed: the range that the file's operator prescribes, (low, high), or None.
         nonnegative: whether the lower end is zero by nature.
+        symmetric: `fixed` where zero points are 0, or None for as much as it needs.
     """
 
     fixed: tuple[float, float] | None = None
     nonnegative: bool = False
+    symmetric: tuple[float, float] | None = None
+
+    def prescribed(self, symmetric: bool) -> tuple[float, float] | None:
+        """The fixed range, on grids with zero points of their own or without."""
+        if self.fixed is None or not symmetric:
+            return self.fixed
+        largest = max(map(abs, self.fixed))
+        return self.symmetric or (-largest, largest)
 
 
 def _one_output(layer: Any) -> Mapping[str, RangeSpec]:

@@ -68,13 +68,15 @@ class Ranges:
                 fix="99.99 cuts off one value in 10,000 at either end",
             )
 
-    def choose(self, seen: Histogram, bits: int, nonnegative: bool) -> tuple[Any, Any]:
+    def choose(
+        self, seen: Histogram, bits: int, nonnegative: bool, symmetric: bool = False
+    ) -> tuple[Any, Any]:
         """The range of a tensor: (low, high), the lower end 0 if it is nonnegative."""
         low, high = seen.low, seen.high
         if self.method == "percentile":
             low, high = percentile_range(seen, self.percentile)
         elif self.method == "mse":
-            low, high = mse_range(seen, bits, nonnegative)
+            low, high = mse_range(seen, bits, nonnegative, symmetric)
         return (0.0, max(high, 0.0)) if nonnegative else (low, high)
 
 
@@ -194,7 +196,9 @@ def percentile_range(seen: Histogram, percentile: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def expected_error(seen: Histogram, low: Any, high: Any, bits: int = 8) -> np.ndarray:
+def expected_error(
+    seen: Histogram, low: Any, high: Any, bits: int = 8, symmetric: bool = False
+) -> np.ndarray:
     """The sum of squared errors of rounding and clipping to a range's grid.
 
     The values of a bin count as spread evenly over it: the error is an integral, not a
@@ -205,6 +209,7 @@ def expected_error(seen: Histogram, low: Any, high: Any, bits: int = 8) -> np.nd
         low: lower ends of the ranges, not above zero.
         high: upper ends, of the same shape, not below zero.
         bits: width of the integers.
+        symmetric: whether the grid's zero point is 0.
 
     Returns:
         An error for each range, float64.
@@ -215,9 +220,9 @@ def expected_error(seen: Histogram, low: Any, high: Any, bits: int = 8) -> np.nd
         >>> float(round(expected_error(seen, [0.0], [255.0])[0] / 25500, 3))
         0.083
     """
-    ends = functional.nudge(np.float32(low), np.float32(high), bits)
+    ends = functional.nudge(np.float32(low), np.float32(high), bits, symmetric)
     low, high = (np.asarray(end, np.float64)[..., None] for end in ends)
-    step = (high - low) / (2**bits - 1)
+    step = (high - low) / functional.step_count(bits, symmetric)
     edges, width = seen.edges, np.diff(seen.edges)
     steps = np.clip(np.round(edges / step), np.round(low / step), np.round(high / step))
     rest = edges - steps * step
@@ -232,7 +237,10 @@ def expected_error(seen: Histogram, low: Any, high: Any, bits: int = 8) -> np.nd
 
 
 def mse_range(
-    seen: Histogram, bits: int = 8, nonnegative: bool = False
+    seen: Histogram,
+    bits: int = 8,
+    nonnegative: bool = False,
+    symmetric: bool = False,
 ) -> tuple[float, float]:
     """The range whose grid has the least squared error.
 
@@ -242,6 +250,7 @@ def mse_range(
         seen: the values.
         bits: width of the integers.
         nonnegative: whether the lower end stays zero.
+        symmetric: whether the grid's zero point is 0.
 
     Returns:
         (low, high), neither outside the values.
@@ -261,7 +270,7 @@ def mse_range(
     for _ in range(_ROUNDS):
         grid = np.meshgrid(_tried(*lows, best[0]), _tried(*highs, best[1]))
         low, high = (axis.ravel() for axis in grid)
-        error = expected_error(seen, low, high, bits)
+        error = expected_error(seen, low, high, bits, symmetric)
         # On a tie the wider range: it clips nothing that the other one keeps.
         index = int(np.argmin(error))
         best = float(low[index]), float(high[index])

@@ -17,12 +17,14 @@ class Scheme:
         weight_bits: of weights, symmetric, a scale per output channel.
         activation_bits: of activations, a scale and zero point per tensor.
         learned_steps: whether steps are learned unless one asks for moving averages.
+        symmetric: whether the zero point of activations is always 0.
     """
 
     name: str
     weight_bits: int
     activation_bits: int
     learned_steps: bool = False
+    symmetric: bool = False
 
 
 SCHEMES = {
@@ -30,6 +32,7 @@ SCHEMES = {
     for scheme in (
         Scheme("int8", weight_bits=8, activation_bits=8),
         Scheme("w4a8", weight_bits=4, activation_bits=8, learned_steps=True),
+        Scheme("int16x8", weight_bits=8, activation_bits=16, symmetric=True),
     )
 }
 

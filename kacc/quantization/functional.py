@@ -1,7 +1,7 @@
 """Pure tensor functions of quantization: scales, ranges, fake quantization.
 
 Conventions are those of the TFLite int8 specification: weights symmetric with integers
-in -127..127, activations asymmetric in -128..127
+in -127..127, activations asymmetric in -128..127, or symmetric of 16 bits
 (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization). The
 straight-through gradient is that of Bengio et al. 2013 (arXiv:1308.3432); moving
 average ranges are those of Jacob et al. 2018 (arXiv:1712.05877).
@@ -61,7 +61,36 @@ def fake_quantize_weight(weight: Any, channels: Sequence[int], bits: int = 8) ->
     return weight + tf.stop_gradient(rounded - weight)
 
 
-def nudge(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
+def symmetric_scale(largest: Any, bits: int = 16) -> Any:
+    """The scale of a symmetric grid, max|x| / (2^(bits-1) - 1), to 17 significant bits.
+
+    Its products with -128 and 127 are exact in float32, so that a range of 8 bits can
+    tell the converter this very scale (see `kacc.converters.widen`).
+
+    Args:
+        largest: the largest size of a value, float32.
+        bits: width of the integers.
+
+    Returns:
+        The scale, float32.
+
+    Example:
+        >>> float(symmetric_scale(tf.constant(32767.0)))
+        1.0
+    """
+    largest = tf.convert_to_tensor(largest, tf.float32)
+    exact = tf.bitcast(largest / (2.0 ** (bits - 1) - 1), tf.int32)
+    return tf.bitcast(tf.bitwise.bitwise_and(exact + 64, -128), tf.float32)
+
+
+def step_count(bits: int, symmetric: bool = False) -> float:
+    """How many steps lie between the ends of a range."""
+    return float(2**bits - (2 if symmetric else 1))
+
+
+def nudge(
+    low: Any, high: Any, bits: int = 8, symmetric: bool = False
+) -> tuple[Any, Any]:
     """The nearest range that holds zero and whose zero point is an integer.
 
     TensorFlow's kernels disagree by one step where it is not (tensorflow#117962).
@@ -70,6 +99,7 @@ def nudge(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
         low: lower end of the range that was seen.
         high: its upper end.
         bits: width of the integers.
+        symmetric: whether the zero point is 0; both ends are as far from it then.
 
     Returns:
         The ends of the range to use.
@@ -79,14 +109,20 @@ def nudge(low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
         >>> float(low), float(high)
         (-1.0, 254.0)
     """
-    steps = float(2**bits - 1)
     low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+    if symmetric:
+        largest = tf.maximum(tf.maximum(-low, high), SMALLEST_SPAN / 2)
+        end = symmetric_scale(largest, bits) * (2.0 ** (bits - 1) - 1)
+        return -end, end
+    steps = step_count(bits)
     scale = tf.maximum(high - low, SMALLEST_SPAN) / steps
     below = tf.round(-low / scale)
     return -below * scale, (steps - below) * scale
 
 
-def fake_quantize(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
+def fake_quantize(
+    value: Any, low: Any, high: Any, bits: int = 8, symmetric: bool = False
+) -> Any:
     """Values rounded to the steps of a nudged range, with a clipped gradient.
 
     Args:
@@ -94,6 +130,7 @@ def fake_quantize(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
         low: lower end, from `nudge`.
         high: upper end.
         bits: width of the integers.
+        symmetric: whether the range is.
 
     Returns:
         A tensor of the same shape.
@@ -102,7 +139,9 @@ def fake_quantize(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
         >>> fake_quantize(tf.constant([0.4, 300.0]), 0.0, 255.0).numpy()
         array([  0., 255.], dtype=float32)
     """
-    return tf.quantization.fake_quant_with_min_max_vars(value, low, high, bits)
+    return tf.quantization.fake_quant_with_min_max_vars(
+        value, low, high, bits, narrow_range=symmetric
+    )
 
 
 def rectify_quantized(value: Any, high: Any, bits: int = 8) -> Any:

@@ -217,11 +217,11 @@ class _Range:
 
     def __init__(self, transform: Quantize, name: str) -> None:
         self.low, self.high = transform.ends(name)
-        self.bits = transform.scheme.activation_bits
+        self.grid = transform.scheme.activation_bits, transform.scheme.symmetric
 
     def __call__(self, value: Any) -> Any:
         full = tf.cast(value, tf.float32)
-        return functional.fake_quantize(full, self.low, self.high, self.bits)
+        return functional.fake_quantize(full, self.low, self.high, *self.grid)
 
 
 class _ConstantSteps:

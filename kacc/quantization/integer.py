@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from kacc.quantization import functional
+
 # Products of 255 * 127 whose sum is certain to be exact in float32.
 EXACT_PRODUCTS = 2**24 // (255 * 127)
 
@@ -52,8 +54,11 @@ class Quantized:
         return self.centered * self.grid.scale32
 
 
-def grid_of(low: Any, high: Any, bits: int = 8) -> Grid:
+def grid_of(low: Any, high: Any, bits: int = 8, symmetric: bool = False) -> Grid:
     """The grid of a nudged range, by the converter's own arithmetic."""
+    if symmetric:
+        scale = functional.symmetric_scale(high, bits)
+        return Grid(tf.cast(scale, tf.float64), tf.constant(0.0), bits)
     low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
     scale = (high - low) / float(2**bits - 1)
     zero = tf.round(-(2.0 ** (bits - 1)) - low / scale)

@@ -119,7 +119,9 @@ def integers_by_step(weight: Any, step: Any, bits: int) -> Any:
     return tf.round(tf.clip_by_value(weight / step, -largest, largest))
 
 
-def quantize_to_ends(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
+def quantize_to_ends(
+    value: Any, low: Any, high: Any, bits: int = 8, symmetric: bool = False
+) -> Any:
     """Values rounded to the steps of a range whose ends are learned.
 
     The step is (high - low) / (2^bits - 1): LSQ's gradient for it, written for the
@@ -131,6 +133,7 @@ def quantize_to_ends(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
         low: lower end, from `kacc.quantization.functional.nudge`.
         high: upper end.
         bits: width of the integers.
+        symmetric: whether the range is.
 
     Returns:
         A tensor of the same shape.
@@ -142,11 +145,16 @@ def quantize_to_ends(value: Any, low: Any, high: Any, bits: int = 8) -> Any:
 
     @tf.custom_gradient
     def quantized(value: Any, low: Any, high: Any) -> Any:
-        result = fake_quantize(value, low, high, bits)
+        result = fake_quantize(value, low, high, bits, symmetric)
 
         def gradient(upstream: Any) -> Any:
             inside, below, above = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
-                gradients=upstream, inputs=value, min=low, max=high, num_bits=bits
+                gradients=upstream,
+                inputs=value,
+                min=low,
+                max=high,
+                num_bits=bits,
+                narrow_range=symmetric,
             )
             error = tf.tensordot(
                 tf.reshape(inside, [-1]), tf.reshape(result - value, [-1]), 1

@@ -159,10 +159,12 @@ def _transform(
     settings: dict[str, Any],
     widths: dict[int, int],
 ) -> Quantize:
+    symmetric = scheme_named(settings["scheme"]).symmetric
+    fixed = {name: r.prescribed(symmetric) for name, r in ranges.items()}
     transform = Quantize(
         settings["scheme"],
         {name: r.nonnegative for name, r in ranges.items() if r.fixed is None},
-        {name: r.fixed for name, r in ranges.items() if r.fixed is not None},
+        {name: ends for name, ends in fixed.items() if ends is not None},
         frozen=settings["frozen"],
         weight_bits=widths.get(id(operation)),
         learned_steps=settings.get("learned_steps", False),
@@ -296,7 +298,7 @@ def calibrate(
 
 def _choose(transforms: Iterable[Quantize], ranges: Ranges) -> None:
     for transform in transforms:
-        bits = transform.scheme.activation_bits
+        scheme = transform.scheme
         for name, seen in transform.observed.items():
             if not seen.count:
                 continue  # no batch, or a layer that no output needs
@@ -306,7 +308,9 @@ def _choose(transforms: Iterable[Quantize], ranges: Ranges) -> None:
                     received=f"NaN or infinite values in {name!r}",
                     fix="Look for them in the data and in the model's weights",
                 )
-            ends = ranges.choose(seen, bits, transform.ranges[name])
+            ends = ranges.choose(
+                seen, scheme.activation_bits, transform.ranges[name], scheme.symmetric
+            )
             transform.set_range(name, *ends)
 
 

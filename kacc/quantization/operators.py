@@ -20,7 +20,10 @@ from kacc.quantization.weights import FileWeights, IntegerWeight, file_weights
 
 def grid_named(transform: Quantize, name: str) -> Grid:
     """The grid of a tensor of a quantized layer, at its present range."""
-    return integer.grid_of(*transform.nudged(name), transform.scheme.activation_bits)
+    scheme = transform.scheme
+    return integer.grid_of(
+        *transform.nudged(name), scheme.activation_bits, scheme.symmetric
+    )
 
 
 class Operators:

@@ -208,14 +208,18 @@ class Quantize(Transform):
         full = tf.cast(value, tf.float32)
         if name in self.fixed:
             low, high = self.fixed[name]
-            result = functional.fake_quantize(full, low, high, self._bits)
+            result = functional.fake_quantize(full, low, high, *self._grid)
         else:
             result = self._trained(name, full)
         return tf.cast(result, value.dtype)
 
     def rectifies(self, name: str) -> bool:
         """In training a range that starts at zero clips what a relu would."""
-        return self.ranges.get(name, False) and is_training() and not is_observing()
+        return self._from_zero(name) and is_training() and not is_observing()
+
+    def _from_zero(self, name: str) -> bool:
+        """Whether the lower end is zero: a symmetric grid has negative integers."""
+        return self.ranges.get(name, False) and not self.scheme.symmetric
 
     def seen(self, name: str) -> bool:
         """Whether the range of a tensor has been seen; a constant zero has not."""
@@ -227,7 +231,7 @@ class Quantize(Transform):
             low, high = self.fixed[name]
             return tf.constant(low), tf.constant(high)
         ends = self._ends(name)
-        return functional.nudge(ends[0], ends[1], self._bits)
+        return functional.nudge(ends[0], ends[1], *self._grid)
 
     def _ends(self, name: str) -> Any:
         """The range that training has come to, as a tensor of two."""
@@ -257,28 +261,29 @@ class Quantize(Transform):
         }
 
     @property
-    def _bits(self) -> int:
-        return self.scheme.activation_bits
+    def _grid(self) -> tuple[int, bool]:
+        """Width of the integers, and whether they are symmetric."""
+        return self.scheme.activation_bits, self.scheme.symmetric
 
     def _trained(self, name: str, value: Any) -> Any:
         if not is_training():
             # A range that no training step has seen must not send all to zero.
             low, high = self.nudged(name)
-            rounded = functional.fake_quantize(value, low, high, self._bits)
+            rounded = functional.fake_quantize(value, low, high, *self._grid)
             seen = tf.reduce_any(self._variables[f"{name}_range"].value != 0)
             return tf.where(seen, rounded, value)
         ends = self._updated(name, value)
         if self.learned_steps:
             ends = self._with_gain(name, ends, value)
-        low, high = functional.nudge(ends[0], ends[1], self._bits)
+        low, high = functional.nudge(ends[0], ends[1], *self._grid)
         self._count_clipped(name, value, low, high)
         if self.learned_steps:
             low = learned.straight_through(ends[0], low)
             high = learned.straight_through(ends[1], high)
-            return learned.quantize_to_ends(value, low, high, self._bits)
-        if self.ranges[name] and not self.frozen:
-            return functional.rectify_quantized(value, high, self._bits)
-        return functional.fake_quantize(value, low, high, self._bits)
+            return learned.quantize_to_ends(value, low, high, *self._grid)
+        if self._from_zero(name) and not self.frozen:
+            return functional.rectify_quantized(value, high, self._grid[0])
+        return functional.fake_quantize(value, low, high, *self._grid)
 
     def _updated(self, name: str, value: Any) -> Any:
         """The range that was seen, after this batch; learned ones start from it."""
@@ -306,11 +311,12 @@ class Quantize(Transform):
     def _with_gain(self, name: str, ends: Any, value: Any) -> Any:
         gain = tf.convert_to_tensor(self._variables[f"{name}_gain"].value)
         values = math.prod(n or 1 for n in value.shape[1:])
-        return learned.lsq_range(ends, self._unless_frozen(gain), values, self._bits)
+        bits, _ = self._grid
+        return learned.lsq_range(ends, self._unless_frozen(gain), values, bits)
 
     def _count_clipped(self, name: str, value: Any, low: Any, high: Any) -> None:
         # What a relu sends to zero is not clipped by the range.
-        floor = value.dtype.min if self.ranges[name] else low
+        floor = value.dtype.min if self._from_zero(name) else low
         share = functional.clipped_share(value[:_CLIPPING_SAMPLE], floor, high)
         old = self._variables[f"{name}_clipped"]
         old.assign(old.value + (1 - self.momentum) * (share - old.value))

@@ -19,9 +19,10 @@ from kacc.core.registry import RangeSpec
 
 # The TFLite specification fixes the output of LOGISTIC and SOFTMAX at scale 1/256,
 # zero point -128: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
-UNIT = RangeSpec(fixed=(0.0, 255 / 256))
-# And that of TANH at scale 1/128, zero point 0.
-SIGNED_UNIT = RangeSpec(fixed=(-1.0, 127 / 128))
+# And that of TANH at scale 1/128, zero point 0. Of 16 bits all have scale 1/32768.
+_FIXED_16 = (-32767 / 32768, 32767 / 32768)
+UNIT = RangeSpec(fixed=(0.0, 255 / 256), symmetric=_FIXED_16)
+SIGNED_UNIT = RangeSpec(fixed=(-1.0, 127 / 128), symmetric=_FIXED_16)
 BEFORE = "pre_activation"
 
 
