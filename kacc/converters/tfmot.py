@@ -148,3 +148,42 @@ def _called_by(layer: Any, call: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         object.__delattr__(layer, "call")
+
+
+def plain_activation(function: Any) -> Any:
+    """The activation that tfmot's quantized one stands for; others as they are."""
+    if is_wrapper(function, "QuantizeAwareActivation"):
+        function = function.activation
+    if is_wrapper(function, "NoOpActivation"):
+        import tf_keras
+
+        return tf_keras.activations.linear
+    return function
+
+
+def inner(layer: Any) -> Any:
+    """The layer inside a wrapper of tfmot; others as they are."""
+    wraps = is_pruned(layer) or is_clustered(layer)
+    return layer.layer if wraps or is_wrapper(layer, "QuantizeWrapper") else layer
+
+
+def final_weights(layer: Any) -> list[np.ndarray]:
+    """The weights of a layer in Keras's order, as they are without its wrapper.
+
+    Those of a pruned or clustered layer are final inside `wrappers_off`.
+    """
+    weights = layer.get_weights()
+    if is_wrapper(layer, "QuantizeWrapper"):
+        return _unquantized(layer)
+    if is_clustered(layer):
+        weights = layer.layer.get_weights()
+        for position, name in sorted(layer.position_original_weights.items()):
+            weights.insert(position, np.asarray(layer.get_weight_from_layer(name)))
+    return weights
+
+
+def _unquantized(wrapper: Any) -> list[np.ndarray]:
+    """Calls of the wrapper put tensors in the place of its layer's first variables."""
+    first = [variable for variable, _, _ in wrapper._weight_vars]
+    rest = [v for v in wrapper.layer.weights if all(v is not w for w in first)]
+    return [variable.numpy() for variable in (*first, *rest)]
