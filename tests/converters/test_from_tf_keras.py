@@ -1,10 +1,12 @@
 """`kacc.from_tf_keras`: the same outputs in Keras 3, or a clear refusal."""
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from hypothesis import strategies as st
 
 import kacc
 from kacc.converters.legacy_layers import CLASSES
@@ -264,3 +266,54 @@ def test_only_tf_keras_models(model):
 def test_an_unbuilt_model_is_refused():
     with pytest.raises(UsageError, match="that is built"):
         kacc.from_tf_keras(tf_keras.Sequential([L.Dense(2)]))
+
+
+# Quick layers that take and give images of 8 x 8 and any channels.
+BLOCKS = st.sampled_from(
+    [
+        lambda n: L.Conv2D(n, 3, padding="same", activation="relu"),
+        lambda n: L.Conv2D(n, 1, use_bias=False),
+        lambda n: L.DepthwiseConv2D(3, padding="same"),
+        lambda n: L.SeparableConv2D(n, 3, padding="same"),
+        lambda n: L.BatchNormalization(),
+        lambda n: L.LayerNormalization(),
+        lambda n: L.LeakyReLU(0.1 * n),
+        lambda n: L.PReLU(),
+        lambda n: L.Activation("hard_sigmoid"),
+        lambda n: L.Dense(n),
+        lambda n: L.Dropout(0.5),
+        lambda n: L.MaxPooling2D(2, strides=1, padding="same"),
+    ]
+)
+JOINS = st.sampled_from(
+    [
+        lambda a, b: L.Concatenate()([a, b]),
+        lambda a, b: tf.concat([b, a], axis=-1),
+        lambda a, b: L.Add()([a, tf.reduce_mean(b, axis=-1, keepdims=True)]),
+        lambda a, b: a * tf.sigmoid(b[..., :1]) + 0.5,
+    ]
+)
+
+
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(st.data())
+def test_small_models_of_any_kind(data):
+    """Chains of layers with joins of earlier tensors, some of them models inside."""
+    x = tf_keras.Input((8, 8, 2))
+    tensors = [x]
+    for _ in range(data.draw(st.integers(1, 5))):
+        tensor = data.draw(st.sampled_from(tensors))
+        layers = [
+            block(data.draw(st.integers(1, 4)))
+            for block in data.draw(st.lists(BLOCKS, min_size=1, max_size=3))
+        ]
+        if data.draw(st.booleans()):
+            layers = [tf_keras.Sequential(layers)]
+        for layer in layers:
+            tensor = layer(tensor)
+        if data.draw(st.booleans()):
+            other = data.draw(st.sampled_from(tensors))
+            tensor = data.draw(JOINS)(tensor, other)
+        tensors.append(tensor)
+    old = cases.randomized(tf_keras.Model(x, tensors[-2:]))
+    assert_same(old, cases.samples((8, 8, 2)) / 4)
