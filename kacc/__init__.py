@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kacc.acceleration import accelerate
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
+    from kacc.converters.from_tf_keras import from_tf_keras
     from kacc.converters.parity import Parity, parity
     from kacc.core.errors import ConversionError, KaccError, UsageError
     from kacc.core.recipe import strip
@@ -43,6 +44,7 @@ __all__ = [
     "accelerate",
     "callbacks",
     "convert",
+    "from_tf_keras",
     "layers",
     "measure",
     "parity",
@@ -65,6 +67,7 @@ _MODULES = {
     "Weight": "kacc.core.registry",
     "accelerate": "kacc.acceleration",
     "convert": "kacc.converters.convert",
+    "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "parity": "kacc.converters.parity",
     "quantize": "kacc.quantization.model",

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from kacc.core.activations import legacy_hard_sigmoid
+
 # Private; tests/core/test_loading.py fails when Keras moves it.
 REGISTRY_MODULE = "keras.src.saving.object_registration"
 
@@ -35,7 +37,12 @@ class _AttachedModel(_Attached):
     module = "kacc.core.recipe"
 
 
-_LOADERS = {"kacc>Attached": _Attached, "kacc>AttachedModel": _AttachedModel}
+_HARD_SIGMOID = "kacc>legacy_hard_sigmoid"
+_LOADERS = {
+    "kacc>Attached": _Attached,
+    "kacc>AttachedModel": _AttachedModel,
+    _HARD_SIGMOID: legacy_hard_sigmoid,
+}
 
 
 def register_loaders() -> None:
@@ -48,6 +55,7 @@ def register_loaders() -> None:
 
 def _register(module: ModuleType) -> None:
     module.GLOBAL_CUSTOM_OBJECTS.update(_LOADERS)
+    module.GLOBAL_CUSTOM_NAMES[legacy_hard_sigmoid] = _HARD_SIGMOID
 
 
 class _Finder(importlib.abc.MetaPathFinder):

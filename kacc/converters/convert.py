@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kacc.converters import flatbuffer
+from kacc.converters import flatbuffer, legacy
 from kacc.converters.artifact import Artifact, manifest_of
 from kacc.converters.request import Converted, Request
 from kacc.converters.samples import Samples, gather
@@ -36,7 +36,8 @@ def convert(
 
     Args:
         model: a built Keras model: Sequential, functional or subclassed, plain or with
-            quantization attached.
+            quantization attached; or a model of tf_keras, plain or quantized, pruned
+            or clustered by tfmot, whose wrappers may still be on.
         path: the file to write, ending as the target's files do (".tflite").
         target: "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8" or
             "tflite-w4a8".
@@ -73,12 +74,13 @@ def convert(
     row = target_called(target)
     _check_options(row, io, batch, backend)
     scheme = _scheme_of(model)
-    _check_scheme(row, scheme, backend)
+    _check_scheme(row, scheme, backend, model)
     _check_path(path, row)
     samples = _calibrated(model, row, scheme, calibration, batch)
     graph = freeze(model, batch)
-    kernels = _explicit_kernels(model) if scheme else ()
-    request = Request(graph, scheme, samples, io, backend, target, kernels)
+    by_tfmot = scheme is not None and legacy.is_legacy(model)
+    kernels = _explicit_kernels(model) if scheme and not by_tfmot else ()
+    request = Request(graph, scheme, samples, io, backend, target, kernels, by_tfmot)
     converted = row.handler(request)
     used = {"batch": batch, **({"io": io} if row.integer else {})}
     if samples is not None:
@@ -108,6 +110,8 @@ def _check_options(
 def _scheme_of(model: Any) -> str | None:
     import keras
 
+    if legacy.is_legacy(model):
+        return legacy.scheme_of(model)
     if not isinstance(model, keras.Model):
         return None  # `freeze` says what is wrong
     from kacc import quantization
@@ -121,16 +125,19 @@ def _explicit_kernels(model: Any) -> tuple[Any, ...]:
     return tuple(explicit_kernels(model))
 
 
-def _check_scheme(row: Target, scheme: str | None, backend: str | None) -> None:
+def _check_scheme(
+    row: Target, scheme: str | None, backend: str | None, model: Any
+) -> None:
     if scheme is None:
         return
     if scheme not in row.schemes:
+        plain = "from_tf_keras" if legacy.is_legacy(model) else "strip"
         fitting = f" or one of {sorted(row.schemes)}" if row.schemes else ""
         raise UsageError(
             f"The target {row.name!r} takes models without a quantization "
             f"scheme{fitting}",
             received=f"a model quantized by the scheme {scheme!r}",
-            fix="Call kacc.strip(model) first, or choose another target",
+            fix=f"Call kacc.{plain}(model) first, or choose another target",
         )
     if backend is not None:
         raise UsageError(
@@ -165,6 +172,13 @@ def _calibrated(
             "kacc.callbacks.QuantizationAwareTraining",
         )
     if scheme is None:
+        return gather(
+            calibration, signature.inputs, "Calibration data", CALIBRATION_SAMPLES
+        )
+    if legacy.is_legacy(model):
+        legacy.require_trained(model)
+        if calibration is None:
+            return None
         return gather(
             calibration, signature.inputs, "Calibration data", CALIBRATION_SAMPLES
         )

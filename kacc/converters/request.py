@@ -24,6 +24,8 @@ class Request:
         backend: the program that is forced to write the numbers, or None.
         target: the target's name, for errors.
         kernels: weights of a quantized model that are written as they are.
+        by_tfmot: whether the scheme is tfmot's, which may leave layers out that
+            calibration then fills in.
     """
 
     graph: FrozenGraph
@@ -33,6 +35,7 @@ class Request:
     backend: str | None
     target: str
     kernels: tuple[ExplicitKernel, ...] = ()
+    by_tfmot: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kacc.converters import legacy
 from kacc.core.errors import UsageError
 from kacc.core.manifest import DICT, LIST, SINGLE, TensorInfo
 
@@ -57,7 +58,10 @@ def signature_of(model: Any, batch: int | None) -> Signature:
     require_model(model)
     structure = _input_structure(model)
     flat = keras.tree.flatten(structure)
-    names = unique([_file_name(n) for n in _names(structure, flat, "input")])
+    names = _names(structure, flat, "input")
+    if legacy.is_legacy(model):
+        names = legacy.input_names(model, len(flat)) or names
+    names = unique([_file_name(name) for name in names])
     inputs = tuple(
         TensorInfo(name, (batch, *x.shape[1:]), _file_dtype(x.dtype))
         for name, x in zip(names, flat, strict=True)
@@ -66,14 +70,14 @@ def signature_of(model: Any, batch: int | None) -> Signature:
 
 
 def require_model(model: Any) -> None:
-    """Raises a UsageError unless something is a Keras 3 model."""
+    """Raises a UsageError unless something is a model of Keras 3 or of tf_keras."""
     import keras
 
-    if not isinstance(model, keras.Model):
+    if not isinstance(model, keras.Model) and not legacy.is_legacy(model):
         raise UsageError(
-            "Only Keras 3 models can be converted",
+            "Only Keras 3 models and those of tf_keras can be converted",
             received=f"{type(model).__module__}.{type(model).__qualname__}",
-            fix="Pass a keras.Model; tf_keras models are not Keras 3 models",
+            fix="Pass a keras.Model",
         )
 
 
@@ -112,6 +116,11 @@ def _input_structure(model: Any) -> Any:
 
     if not model.built:
         raise _unbuilt(model)
+    if legacy.is_legacy(model):
+        structure = legacy.input_structure(model)
+        if structure is None:
+            raise _unbuilt(model)
+        return structure
     if isinstance(model, keras.Sequential):
         return model.inputs[0]
     if isinstance(model, Functional):

@@ -61,6 +61,8 @@ def to_int8(request: Request) -> Converted:
     """
     if request.scheme is not None:
         data = _integer(request, None)
+        if request.by_tfmot and request.calibration and not _is_integer(data, request):
+            data = _integer(request, request.calibration)
         _require_integer(data, request)
         return Converted(data, "tflite")
     makers: dict[str, Callable[[Request], bytes]] = {
@@ -228,6 +230,10 @@ def _failed(error: Exception, graph: FrozenGraph, tool: str) -> ConversionError:
         received=f"{type(error).__name__}: {lines[0] if lines else ''}"[:300],
         fix="Set the logger 'kacc.converters' to DEBUG to see what it printed",
     )
+
+
+def _is_integer(data: bytes, request: Request) -> bool:
+    return not any(flatbuffer.float_operators(data, request.io == "float32"))
 
 
 def _require_integer(data: bytes, request: Request) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kacc.converters import legacy
 from kacc.converters.samples import Samples
 from kacc.converters.signature import (
     Signature,
@@ -121,7 +122,7 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     Models that compute in half precision are traced in float32.
 
     Args:
-        model: a built Keras model.
+        model: a built Keras model, or one of tf_keras.
         batch: a fixed batch size, or None for any.
 
     Returns:
@@ -137,17 +138,17 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     )
 
     require_model(model)
-    with _in_float32(model):
+    with _for_inference(model):
         signature = signature_of(model, batch)
         specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature.inputs]
-        infer, paths = _inference(model, signature)
+        infer, path_of = _inference(model, signature)
         structures: list[Any] = []
         layers: dict[str, str] = {}
 
         def forward(*flat: Any) -> list[Any]:
             import keras
 
-            with layer_scopes(layers, paths):
+            with layer_scopes(layers, path_of):
                 outputs = infer(list(flat))
             structures.append(outputs)
             return keras.tree.flatten(outputs)
@@ -166,19 +167,51 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     return _graph_of(model, signature, frozen, structures[0], layers)
 
 
+# From a scope's name, the scope that it is opened in, and the scopes of layers so far,
+# to the path of the layer that opens it; None for other scopes.
+PathOf = Callable[[Any, str, dict[str, str]], str | None]
+
+
 def _inference(
     model: Any, signature: Signature
-) -> tuple[Callable[[list[Any]], Any], frozenset[str]]:
-    """A function from flat inputs to outputs, and the scopes it opens for layers."""
+) -> tuple[Callable[[list[Any]], Any], PathOf]:
+    """A function from flat inputs to outputs, and what tells the scopes of layers."""
+
+    def plain(flat: list[Any]) -> Any:
+        return model(signature.packed(flat), training=False)
+
+    if legacy.is_legacy(model):
+        return plain, legacy.path_of
     from kacc.quantization import scheme_of
 
     if scheme_of(model) is None:
-        return lambda flat: model(signature.packed(flat), training=False), frozenset()
+        return plain, _path_by_keras
     from kacc.core.graph import trace
     from kacc.quantization.inference import inference_function
 
     paths = frozenset(call.path for call in trace(model).calls)
-    return inference_function(model), paths
+
+    def path_of(name: Any, outer: str, layers: dict[str, str]) -> str | None:
+        return str(name) if not outer and name in paths else None
+
+    return inference_function(model), path_of
+
+
+def _path_by_keras(name: Any, outer: str, layers: dict[str, str]) -> str | None:
+    # Private: the stack of name scopes tells a layer's scope from an operator's of the
+    # same name. tests/converters/test_trace.py fails if it changes.
+    from keras.src.backend.common import global_state
+
+    stack = global_state.get_global_attribute("name_scope_stack") or [None]
+    if stack[-1] is None or stack[-1].caller is None or stack[-1].name != name:
+        return None
+    return "/".join(entry.name for entry in stack[1:])
+
+
+def _for_inference(model: Any) -> contextlib.AbstractContextManager[None]:
+    if legacy.is_legacy(model):
+        return legacy.for_inference(model)
+    return _in_float32(model)
 
 
 def _graph_of(
@@ -262,7 +295,7 @@ def _constant(node: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def layer_scopes(layers: dict[str, str], paths: frozenset[str]) -> Iterator[None]:
+def layer_scopes(layers: dict[str, str], path_of: PathOf) -> Iterator[None]:
     """Gives each layer one name scope, and records which layer a scope belongs to.
 
     Keras opens a layer's scope twice per call, and TensorFlow numbers scopes that come
@@ -271,31 +304,18 @@ def layer_scopes(layers: dict[str, str], paths: frozenset[str]) -> Iterator[None
 
     Args:
         layers: is filled: scope -> path of the layer.
-        paths: names of scopes at the top of the graph that stand for layers; if there
-            are none, those that Keras opens do.
+        path_of: tells which scopes are those of layers.
     """
     import tensorflow as tf
-
-    # Private: the stack of name scopes tells a layer's scope from an operator's of the
-    # same name. tests/converters/test_trace.py fails if it changes.
-    from keras.src.backend.common import global_state
 
     graph = tf.compat.v1.get_default_graph()
     original = graph.name_scope
     entered: dict[tuple[str, str], str] = {}
 
-    def path_of(name: Any, outer: str) -> str | None:
-        if paths:
-            return str(name) if not outer and name in paths else None
-        stack = global_state.get_global_attribute("name_scope_stack") or [None]
-        if stack[-1] is None or stack[-1].caller is None or stack[-1].name != name:
-            return None
-        return "/".join(entry.name for entry in stack[1:])
-
     @contextlib.contextmanager
     def name_scope(name: Any) -> Iterator[Any]:
         outer = tf.get_current_name_scope()
-        path = path_of(name, outer)
+        path = path_of(name, outer, layers)
         if path is None:
             with original(name) as scope:
                 yield scope

@@ -67,7 +67,7 @@ def size_bytes(model_or_artifact: Any) -> int:
     if isinstance(model_or_artifact, Artifact):
         return model_or_artifact.size_bytes
     return sum(
-        int(np.prod(v.shape)) * np.dtype(_numpy_name(v.dtype)).itemsize
+        int(np.prod(v.shape)) * _itemsize(getattr(v.dtype, "name", v.dtype))
         for v in model_or_artifact.variables
     )
 
