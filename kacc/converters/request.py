@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ class Request:
         backend: the program that is forced to write the numbers, or None.
         target: the target's name, for errors.
         kernels: weights of a quantized model that are written as they are.
+        own: makes the request for a copy of a plain model that kacc has quantized.
+        skipped: paths of the layers of a quantized model that a rule keeps in float.
     """
 
     graph: FrozenGraph
@@ -33,6 +36,8 @@ class Request:
     backend: str | None
     target: str
     kernels: tuple[ExplicitKernel, ...] = ()
+    own: Callable[[], Request] | None = None
+    skipped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

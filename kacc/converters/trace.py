@@ -114,7 +114,7 @@ class FrozenGraph:
         return None
 
 
-def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
+def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> FrozenGraph:
     """Traces a model's inference and makes its variables constants.
 
     Of a quantized model the graph holds weights and ranges as the file will have them.
@@ -123,6 +123,8 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     Args:
         model: a built Keras model.
         batch: a fixed batch size, or None for any.
+        barriers: whether layers that a rule leaves in float are to be kept so by
+            operations that `islands.without_barriers` takes out of the file again.
 
     Returns:
         The graph.
@@ -140,7 +142,7 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     with _in_float32(model):
         signature = signature_of(model, batch)
         specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature.inputs]
-        infer, paths = _inference(model, signature)
+        infer, paths = _inference(model, signature, barriers)
         structures: list[Any] = []
         layers: dict[str, str] = {}
 
@@ -167,7 +169,7 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
 
 
 def _inference(
-    model: Any, signature: Signature
+    model: Any, signature: Signature, barriers: bool
 ) -> tuple[Callable[[list[Any]], Any], frozenset[str]]:
     """A function from flat inputs to outputs, and the scopes it opens for layers."""
     from kacc.quantization import scheme_of
@@ -178,7 +180,7 @@ def _inference(
     from kacc.quantization.inference import inference_function
 
     paths = frozenset(call.path for call in trace(model).calls)
-    return inference_function(model), paths
+    return inference_function(model, barriers=barriers), paths
 
 
 def _graph_of(
