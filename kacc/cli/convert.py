@@ -45,6 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the type of an int8 file's inputs and outputs",
     )
     parser.add_argument(
+        "--ranges",
+        metavar="METHOD",
+        default=argparse.SUPPRESS,
+        help="how the range of a tensor is chosen from the samples: minmax (default), "
+        "mse, percentile, or percentile:P with P in percent",
+    )
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="who quantizes a model that was trained without: tflite, ai-edge or kacc "
+        "(default: whichever file is nearest to the model)",
+    )
+    parser.add_argument(
         "--batch",
         type=positive,
         metavar="N",
@@ -68,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
     backend.start()
     from kacc.cli.models import load_model
 
+    ranges = _ranges(getattr(args, "ranges", "minmax"))
     model = load_model(args.model)
     calibration = None
     if "calibration" in args:
@@ -79,10 +94,33 @@ def run(args: argparse.Namespace) -> None:
         calibration,
         io=args.io,
         batch=getattr(args, "batch", None),
+        backend=getattr(args, "backend", None),
+        ranges=ranges,
     )
     size = f"{artifact.size_bytes:,} bytes"
     seconds = f"{time.monotonic() - start:.0f} s"
     print(f"{args.path}: {artifact.target}, {size}, {seconds}")  # noqa: T201
+
+
+def _ranges(text: str) -> Any:
+    """The ranges that "mse" or "percentile:99.9" names."""
+    from kacc.quantization import Ranges
+
+    method, _, percentile = text.partition(":")
+    if not percentile:
+        return Ranges(method)
+    try:
+        if method == "percentile":
+            return Ranges(method, float(percentile))
+    except UsageError:
+        raise
+    except ValueError:
+        pass
+    raise UsageError(
+        "--ranges takes a number only as percentile:P",
+        received=text,
+        fix="Write it like percentile:99.9",
+    )
 
 
 def _samples(path: Path, model: Any, pixels: str) -> Any:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kacc.converters import flatbuffer, legacy
 from kacc.converters.artifact import Artifact, manifest_of
+from kacc.converters.post_training import (
+    BACKEND,
+    PostTraining,
+    calibrate,
+    of_quantized,
+    own_request,
+)
 from kacc.converters.request import Converted, Request
 from kacc.converters.samples import Samples, gather
 from kacc.converters.signature import signature_of
@@ -16,10 +25,10 @@ from kacc.converters.trace import freeze
 from kacc.core.errors import UsageError
 from kacc.core.files import atomic_write, check_writable
 from kacc.core.manifest import Manifest
+from kacc.core.rules import Rule
 
 CALIBRATION_SAMPLES = 500  # enough for ranges; more would only take longer
 IO = ("int8", "float32")
-_CALIBRATION_BATCH = 32
 
 
 def convert(
@@ -31,6 +40,8 @@ def convert(
     io: str = "int8",
     batch: int | None = None,
     backend: str | None = None,
+    ranges: Any = "minmax",
+    rules: Sequence[Rule] = (),
 ) -> Artifact:
     """Converts a Keras model to a file, which is there whole or not at all.
 
@@ -49,9 +60,15 @@ def convert(
         io: the type of an integer file's inputs and outputs, "int8" or "float32".
             Float targets have floats anyway.
         batch: a fixed batch size, or None for any.
-        backend: "tflite" or "ai-edge", to force one of the two programs that calibrate
-            plain models; by default both do, and the file whose outputs are nearer to
-            the float model's is kept.
+        backend: "tflite", "ai-edge" or "kacc", to force one of the programs that
+            calibrate plain models; by default all do, and the file whose outputs are
+            nearest to the float model's is kept.
+        ranges: how kacc chooses a tensor's range from what calibration sees: "minmax",
+            "percentile", "mse", or a `kacc.quantization.Ranges` with options. Other
+            programs know extremes only, so the backend is "kacc" if it is given.
+        rules: exceptions by layer path for a plain model, as for `kacc.quantize`. What
+            a rule skips computes in float, in the middle of integers, which a warning
+            says. The backend is "kacc" here too.
 
     Returns:
         The `Artifact`, which also `open_artifact(path)` gives.
@@ -72,20 +89,28 @@ def convert(
         'int8'
     """
     row = target_called(target)
+    options = PostTraining(ranges, rules)
     _check_options(row, io, batch, backend)
     scheme = _scheme_of(model)
     _check_scheme(row, scheme, backend, model)
+    _check_post_training(row, scheme, backend, options, model)
     _check_path(path, row)
-    samples = _calibrated(model, row, scheme, calibration, batch)
-    graph = freeze(model, batch)
-    by_tfmot = scheme is not None and legacy.is_legacy(model)
-    kernels = _explicit_kernels(model) if scheme and not by_tfmot else ()
-    request = Request(graph, scheme, samples, io, backend, target, kernels, by_tfmot)
+    samples = _calibrated(model, row, scheme, calibration, options)
+    graph = freeze(model, batch, barriers=row.integer)
+    request = Request(graph, scheme, samples, io, backend, target)
+    if legacy.is_legacy(model):
+        request = replace(request, by_tfmot=scheme is not None)
+    elif scheme is not None:
+        request = of_quantized(model, request)
+    elif row.integer:
+        own = own_request(model, row.scheme, request, batch, options)
+        forced = BACKEND if options.given else backend
+        request = replace(request, own=own, backend=forced)
     converted = row.handler(request)
     used = {"batch": batch, **({"io": io} if row.integer else {})}
     if samples is not None:
         used["calibration_samples"] = len(samples)
-    return _write(path, request, converted, used)
+    return _write(path, request, converted, used | options.given)
 
 
 def _check_options(
@@ -119,12 +144,6 @@ def _scheme_of(model: Any) -> str | None:
     return quantization.scheme_of(model)
 
 
-def _explicit_kernels(model: Any) -> tuple[Any, ...]:
-    from kacc.quantization.inference import explicit_kernels
-
-    return tuple(explicit_kernels(model))
-
-
 def _check_scheme(
     row: Target, scheme: str | None, backend: str | None, model: Any
 ) -> None:
@@ -148,6 +167,42 @@ def _check_scheme(
         )
 
 
+def _check_post_training(
+    row: Target,
+    scheme: str | None,
+    backend: str | None,
+    options: PostTraining,
+    model: Any,
+) -> None:
+    if not options.given:
+        return
+    given = " and ".join(f"`{name}`" for name in options.given)
+    if not row.integer:
+        raise UsageError(
+            f"Only targets of integers take {given}",
+            received=row.name,
+            fix="Leave it out",
+        )
+    if legacy.is_legacy(model):
+        raise UsageError(
+            f"Only Keras 3 models take {given}",
+            received="a model of tf_keras",
+            fix="Call kacc.from_tf_keras(model) first",
+        )
+    if scheme is not None and options.rules:
+        raise UsageError(
+            "`rules` is for a plain model; this one was quantized by rules of its own",
+            received=options.given["rules"],
+            fix="Pass them to kacc.quantize, or call kacc.strip(model) first",
+        )
+    if backend not in (None, BACKEND):
+        raise UsageError(
+            f"Only the backend {BACKEND!r} takes {given}",
+            received=f"backend={backend!r}",
+            fix="Leave `backend` out",
+        )
+
+
 def _check_path(path: str | os.PathLike[str], row: Target) -> None:
     if Path(path).suffix != row.extension:
         raise UsageError(
@@ -158,12 +213,16 @@ def _check_path(path: str | os.PathLike[str], row: Target) -> None:
 
 
 def _calibrated(
-    model: Any, row: Target, scheme: str | None, calibration: Any, batch: int | None
+    model: Any,
+    row: Target,
+    scheme: str | None,
+    calibration: Any,
+    options: PostTraining,
 ) -> Samples | None:
     """The samples to calibrate a plain model with; fills an attached model's ranges."""
     if not row.integer:
         return None
-    signature = signature_of(model, batch)
+    signature = signature_of(model, None)
     if scheme is None and calibration is None:
         raise UsageError(
             f"A plain model needs calibration data for the target {row.name!r}",
@@ -185,6 +244,12 @@ def _calibrated(
     from kacc import quantization
 
     unseen = quantization.unseen_ranges(model)
+    if not unseen and options.given:
+        raise UsageError(
+            "`ranges` is for calibration; this model has learned its ranges",
+            received=options.given["ranges"],
+            fix="Leave it out",
+        )
     if not unseen:
         return None
     if calibration is None:
@@ -196,10 +261,7 @@ def _calibrated(
     samples = gather(
         calibration, signature.inputs, "Calibration data", CALIBRATION_SAMPLES
     )
-    size = min(len(samples), _CALIBRATION_BATCH)
-    quantization.calibrate(
-        model, (signature.packed(arrays) for arrays in samples.batches(size))
-    )
+    calibrate(model, samples, options)
     return samples
 
 

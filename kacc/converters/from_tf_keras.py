@@ -165,9 +165,7 @@ class _Builder:
                 args, kwargs = tf.nest.map_structure(value, arguments)
                 results = self._call(node.layer, args, kwargs)
                 flat = tf.nest.flatten(node.outputs), _flat(results)
-                values.update(
-                    (id(old), new) for old, new in zip(*flat, strict=True)
-                )
+                values.update((id(old), new) for old, new in zip(*flat, strict=True))
         return (
             _plain(tf.nest.map_structure(value, model._nested_inputs)),
             _plain(tf.nest.map_structure(value, model._nested_outputs)),

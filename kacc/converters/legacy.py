@@ -54,7 +54,7 @@ def input_names(model: Any, count: int) -> list[str] | None:
 
 
 def scheme_of(model: Any) -> str | None:
-    """"int8" of a model that tfmot made quantization-aware, None of others.
+    """ "int8" of a model that tfmot made quantization-aware, None of others.
 
     Raises:
         ConversionError: if tfmot quantized it to other bits.

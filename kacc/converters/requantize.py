@@ -32,7 +32,7 @@ def with_direct_requantization(data: bytes) -> bytes:
         if kind == schema.BuiltinOperator.QUANTIZE:
             code.version = max(code.version, _INT8_VERSION)
     for index, graph in enumerate(model.subgraphs):
-        _drop_unused_tensors(model, index, graph)
+        drop_unused_tensors(model, index, graph)
     return pack(model, len(data))
 
 
@@ -65,7 +65,14 @@ def _read_integers(graph: Any, kinds: list[int]) -> bool:
     return changed
 
 
-def _drop_unused_tensors(model: Any, index: int, graph: Any) -> None:
+def drop_unused_tensors(model: Any, index: int, graph: Any) -> None:
+    """Takes the tensors out of a subgraph that none of its operators uses.
+
+    Args:
+        model: a `ModelT` of the schema's object API.
+        index: the number of the subgraph.
+        graph: the subgraph.
+    """
     used = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs)}
     used |= {int(i) for i in (*graph.inputs, *graph.outputs)}
     kept = [i for i in range(len(graph.tensors)) if i in used]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ class Request:
         kernels: weights of a quantized model that are written as they are.
         by_tfmot: whether the scheme is tfmot's, which may leave layers out that
             calibration then fills in.
+        own: makes the request for a copy of a plain model that kacc has quantized.
+        skipped: paths of the layers of a quantized model that a rule keeps in float.
     """
 
     graph: FrozenGraph
@@ -36,6 +39,8 @@ class Request:
     target: str
     kernels: tuple[ExplicitKernel, ...] = ()
     by_tfmot: bool = False
+    own: Callable[[], Request] | None = None
+    skipped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

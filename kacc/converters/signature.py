@@ -56,7 +56,7 @@ def signature_of(model: Any, batch: int | None) -> Signature:
     import keras
 
     require_model(model)
-    structure = _input_structure(model)
+    structure = _input_structure(_named(model))
     flat = keras.tree.flatten(structure)
     names = _names(structure, flat, "input")
     if legacy.is_legacy(model):
@@ -87,6 +87,7 @@ def output_names(model: Any, structure: Any) -> list[str]:
 
     flat = keras.tree.flatten(structure)
     if kind_of(structure) != DICT:
+        model = _named(model)
         known = getattr(model, "output_names", None)
         if isinstance(model, keras.Sequential):
             known = [model.layers[-1].name]
@@ -105,6 +106,11 @@ def unique(names: Sequence[str]) -> list[str]:
             candidate = f"{name}_{count}"
         result.append(candidate)
     return result
+
+
+def _named(model: Any) -> Any:
+    """The model whose inputs and outputs have names: a quantized copy has none."""
+    return getattr(model, "kacc_original", model)
 
 
 def _input_structure(model: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kacc.converters import tflite
+from kacc.converters.post_training import BACKEND
 from kacc.converters.request import Converted, Request
 from kacc.core.errors import UsageError
 
@@ -33,6 +34,12 @@ class Target:
     integer: bool = False
     backends: tuple[str, ...] = ()
 
+    @property
+    def scheme(self) -> str:
+        """The scheme by which kacc itself quantizes a plain model for the target."""
+        (scheme,) = self.schemes
+        return scheme
+
 
 TARGETS = {
     target.name: target
@@ -46,7 +53,7 @@ TARGETS = {
             ".tflite",
             schemes=frozenset({"int8"}),
             integer=True,
-            backends=("tflite", "ai-edge"),
+            backends=("tflite", "ai-edge", BACKEND),
         ),
         Target(
             "tflite-w4a8",
@@ -54,6 +61,7 @@ TARGETS = {
             ".tflite",
             schemes=frozenset({"w4a8"}),
             integer=True,
+            backends=(BACKEND,),
         ),
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 from kacc.converters import flatbuffer
 from kacc.converters.chatter import logger, to_log
 from kacc.converters.explicit import with_explicit_weights
+from kacc.converters.islands import without_barriers
+from kacc.converters.post_training import BACKEND
 from kacc.converters.requantize import with_direct_requantization
 from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
-from kacc.core.errors import ConversionError, UsageError
+from kacc.core.errors import ConversionError, UsageError, KaccError
 
 _SIGNATURE = "serving_default"
 _BATCH = 32  # samples per step of calibration where the file leaves the size free
@@ -56,8 +59,8 @@ def to_int8(request: Request) -> Converted:
     """A file of integers only.
 
     A model with an attached scheme brings its ranges. Others are calibrated by
-    TFLiteConverter and by ai-edge-quantizer, and the file whose outputs lie nearer to
-    the float model's on the calibration data is kept.
+    TFLiteConverter, by ai-edge-quantizer and by kacc itself, and the file whose outputs
+    lie nearest to the float model's on the calibration data is kept.
     """
     if request.scheme is not None:
         data = _integer(request, None)
@@ -65,26 +68,47 @@ def to_int8(request: Request) -> Converted:
             data = _integer(request, request.calibration)
         _require_integer(data, request)
         return Converted(data, "tflite")
-    makers: dict[str, Callable[[Request], bytes]] = {
-        "tflite": _by_tflite,
-        "ai-edge": _by_ai_edge,
-    }
+    makers = {"tflite": _by_tflite, "ai-edge": _by_ai_edge}
+    if request.own is not None:
+        makers[BACKEND] = _by_kacc(to_int8)
+    return _of_plain(request, makers)
+
+
+def _by_kacc(handler: Callable[[Request], Converted]) -> Callable[[Request], bytes]:
+    """Makes a file of a quantized copy of the plain model, by the same handler."""
+
+    def make(request: Request) -> bytes:
+        if request.own is None:
+            raise UsageError(
+                f"The target {request.target!r} takes Keras 3 models only",
+                received="a model of tf_keras",
+                fix="Call kacc.from_tf_keras(model) first",
+            )
+        return handler(request.own()).data
+
+    return make
+
+
+def _of_plain(
+    request: Request, makers: dict[str, Callable[[Request], bytes]]
+) -> Converted:
+    """The file of a plain model: by the backend that is forced, or the nearest one."""
     if request.backend is not None:
-        data = makers[request.backend](request)
-        _require_integer(data, request)
-        return Converted(data, request.backend)
+        makers = {request.backend: makers[request.backend]}
+    if len(makers) == 1:
+        ((name, make),) = makers.items()
+        return Converted(make(request), name)
     return _nearest(request, makers)
 
 
 def to_w4a8(request: Request) -> Converted:
-    """A file of integers only, most weights of which have 4 bits."""
-    if request.scheme is None:
-        raise UsageError(
-            f"The target {request.target!r} needs a model quantized as w4a8",
-            received="a plain model",
-            fix='Train with kacc.callbacks.QuantizationAwareTraining("w4a8")',
-        )
-    return to_int8(request)
+    """A file of integers only, most weights of which have 4 bits.
+
+    Plain models are quantized by kacc, as no other backend can.
+    """
+    if request.scheme is not None:
+        return to_int8(request)
+    return _of_plain(request, {BACKEND: _by_kacc(to_w4a8)})
 
 
 def _nearest(
@@ -94,12 +118,11 @@ def _nearest(
     assert request.calibration is not None
     wanted = request.graph.run(request.calibration.inputs)
     best: tuple[float, Converted] | None = None
-    first_error: ConversionError | None = None
+    first_error: KaccError | None = None
     for name, make in makers.items():
         try:
             data = make(request)
-            _require_integer(data, request)
-        except ConversionError as error:
+        except KaccError as error:
             logger.info("backend %s is out: %s", name, error)
             first_error = first_error or error
             continue
@@ -133,12 +156,15 @@ def _distance(data: bytes, request: Request, wanted: list[np.ndarray]) -> float:
 
 
 def _by_tflite(request: Request) -> bytes:
-    return _integer(request, request.calibration)
+    data = _integer(request, request.calibration)
+    _require_integer(data, request)
+    return data
 
 
 def _integer(request: Request, calibration: Samples | None) -> bytes:
     data = _convert(request.graph, _integer_options(request, calibration))
-    return with_explicit_weights(with_direct_requantization(data), request.kernels)
+    data = without_barriers(with_direct_requantization(data))
+    return with_explicit_weights(data, request.kernels)
 
 
 def _integer_options(
@@ -187,9 +213,11 @@ def _by_ai_edge(request: Request) -> bytes:
         try:
             feeds = list(_feeds(request.graph, request.calibration))
             ranges = tool.calibrate({_SIGNATURE: feeds}, num_threads=1)
-            return bytes(tool.quantize(ranges).quantized_model)
+            quantized = bytes(tool.quantize(ranges).quantized_model)
         except Exception as error:
             raise _failed(error, request.graph, "ai-edge-quantizer") from error
+    _require_integer(quantized, request)
+    return quantized
 
 
 def _convert(
@@ -237,21 +265,40 @@ def _is_integer(data: bytes, request: Request) -> bool:
 
 
 def _require_integer(data: bytes, request: Request) -> None:
-    """Raises unless every operator is integer, naming the others and their layers."""
+    """Raises unless every operator is integer, naming the others and their layers.
+
+    Those of layers that a rule skips are named in a warning.
+    """
     found = list(flatbuffer.float_operators(data, request.io == "float32"))
     # A QUANTIZE and a DEQUANTIZE stand around whatever stayed in float.
     culprits = [x for x in found if x[0].name not in ("QUANTIZE", "DEQUANTIZE")]
-    if found:
-        names = [
-            f"{operator.name} from {_origin(operator, graph, request)}"
-            for operator, graph in culprits or found
-        ]
+    origins = [(op.name, _origin(op, graph, request)) for op, graph in culprits]
+    unasked = [x for x in origins if x[1] not in request.skipped]
+    if not unasked and request.skipped:
+        _warn_of_floats(origins)
+    elif found:
+        if not culprits:
+            unasked = [(op.name, _origin(op, graph, request)) for op, graph in found]
+        names = [f"{kind} from {origin}" for kind, origin in unasked]
         raise ConversionError(
             f"Every operator of a {request.target} file must be integer",
             received="in float: " + ", ".join(dict.fromkeys(names)),
-            fix="Replace these layers"
-            + (", or convert to 'tflite-dynamic'" if request.scheme is None else "")
-            + (" or drop the rules that skip them" if request.scheme else ""),
+            fix="Replace these layers, or "
+            + (
+                "convert to 'tflite-dynamic'"
+                if request.scheme is None
+                else "skip them by a rule: then the file has floats there"
+            ),
+        )
+
+
+def _warn_of_floats(origins: list[tuple[str, str]]) -> None:
+    """Says what a file has in float, as rules asked for."""
+    if origins:
+        names = dict.fromkeys(f"{kind} from {origin}" for kind, origin in origins)
+        warnings.warn(
+            f"The file computes in float, as rules say: {', '.join(names)}",
+            stacklevel=2,
         )
 
 

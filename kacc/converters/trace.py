@@ -115,7 +115,7 @@ class FrozenGraph:
         return None
 
 
-def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
+def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> FrozenGraph:
     """Traces a model's inference and makes its variables constants.
 
     Of a quantized model the graph holds weights and ranges as the file will have them.
@@ -124,6 +124,8 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     Args:
         model: a built Keras model, or one of tf_keras.
         batch: a fixed batch size, or None for any.
+        barriers: whether layers that a rule leaves in float are to be kept so by
+            operations that `islands.without_barriers` takes out of the file again.
 
     Returns:
         The graph.
@@ -141,7 +143,7 @@ def freeze(model: Any, batch: int | None = None) -> FrozenGraph:
     with _for_inference(model):
         signature = signature_of(model, batch)
         specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature.inputs]
-        infer, path_of = _inference(model, signature)
+        infer, path_of = _inference(model, signature, barriers)
         structures: list[Any] = []
         layers: dict[str, str] = {}
 
@@ -173,7 +175,7 @@ PathOf = Callable[[Any, str, dict[str, str]], str | None]
 
 
 def _inference(
-    model: Any, signature: Signature
+    model: Any, signature: Signature, barriers: bool
 ) -> tuple[Callable[[list[Any]], Any], PathOf]:
     """A function from flat inputs to outputs, and what tells the scopes of layers."""
 
@@ -194,7 +196,7 @@ def _inference(
     def path_of(name: Any, outer: str, layers: dict[str, str]) -> str | None:
         return str(name) if not outer and name in paths else None
 
-    return inference_function(model), path_of
+    return inference_function(model, barriers=barriers), path_of
 
 
 def _path_by_keras(name: Any, outer: str, layers: dict[str, str]) -> str | None:

@@ -74,11 +74,13 @@ def attach(
     Args:
         operation: a layer, or an operator of a functional model.
         transforms: at most one of each class.
-        owner: the model that holds the variables of an operator.
-        prefix: starts the names of an operator's variables in the owner.
+        owner: the model that holds the variables of an operator; those of layers too
+            if it says `holds_states`.
+        prefix: starts the names of the variables in the owner.
     """
     ordered = tuple(sorted(transforms, key=lambda t: t.stage))
-    holder = operation if isinstance(operation, keras.Layer) else owner
+    in_owner = getattr(owner, "holds_states", not isinstance(operation, keras.Layer))
+    holder = owner if in_owner else operation
     state = _state_of(holder)
     for transform in ordered:
         transform.build(operation, state, prefix)

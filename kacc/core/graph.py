@@ -119,13 +119,16 @@ def trace(model: keras.Model) -> Graph:
         model: a built Sequential, functional or subclassed Keras 3 model.
 
     Returns:
-        Its `Graph`.
+        Its `Graph`; of a model that keeps one (`kept_graph`) that one.
 
     Raises:
         UsageError: if the model is not built, or its `call` cannot run on symbolic
             tensors.
     """
     require_built(model)
+    kept: Graph | None = getattr(model, "kept_graph", None)
+    if kept is not None:
+        return kept
     tracer = _Tracer()
     with _restored_nodes(model):
         inputs, outputs, lasting = _open(model, None)
@@ -146,7 +149,8 @@ def require_built(model: Any) -> None:
             received=type(model).__module__ + "." + type(model).__name__,
             fix="Build the model with `keras`, version 3, and not with tf_keras",
         )
-    if not model.built or (not _has_graph(model) and not model._build_shapes_dict):
+    known = hasattr(model, "kept_graph") or _has_graph(model)
+    if not model.built or (not known and not model._build_shapes_dict):
         raise UsageError(
             "The model must be built, so that its shapes are known",
             received=f"the unbuilt model {model.name!r}",

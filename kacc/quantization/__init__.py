@@ -8,6 +8,7 @@ from kacc.quantization.model import (
     calibrate,
     quantize,
     scheme_of,
+    skipped_by_rules,
     unseen_ranges,
 )
 from kacc.quantization.simulation import Simulation, simulate
@@ -22,5 +23,6 @@ __all__ = [
     "quantize",
     "scheme_of",
     "simulate",
+    "skipped_by_rules",
     "unseen_ranges",
 ]

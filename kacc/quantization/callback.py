@@ -10,6 +10,7 @@ import keras
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.rules import Rule
+from kacc.quantization import monitors
 from kacc.quantization.model import (
     attach_quantization,
     quantized,
@@ -23,9 +24,12 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
 
     It attaches before the first step, so that checkpoints, early stopping and resuming
     see the same variables from start to end; until `start_epoch` the model computes
-    in float. At the end of each epoch `logs` gets "quantization_clipped", the largest
-    share of values that a range clips, and with `log_ranges` also each tensor's range
-    and share, as "<path>:<tensor>/low", "/high" and "/clipped".
+    in float. A warning says so if another callback compares epochs of both kinds
+    (ModelCheckpoint(save_best_only=True), EarlyStopping, ReduceLROnPlateau).
+
+    At the end of each epoch `logs` gets "quantization_clipped", the largest share of
+    values that a range clips, and with `log_ranges` also each tensor's range and share,
+    as "<path>:<tensor>/low", "/high" and "/clipped".
 
     Args:
         scheme: "int8", or "w4a8" for weights of 4 bits.
@@ -68,10 +72,12 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
             _epoch("freeze_epoch", freeze_epoch, start_epoch + 1)
         self.log_ranges = log_ranges
         self._paths: dict[int, str] = {}
+        self._siblings: list[keras.callbacks.Callback] = []
 
     def set_model(self, model: keras.Model) -> None:
         """Attaches to the model, before any other callback can restore a state."""
         super().set_model(model)
+        self._siblings = monitors.siblings(self)
         started = any(transform.enabled for _, transform in quantized(model))
         attach_quantization(model, {**self.settings, "enabled": started})
         if self.log_ranges:
@@ -80,6 +86,9 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts quantization and freezes ranges when it is time."""
+        if epoch < self.start_epoch < self.params.get("epochs", 0):
+            monitors.warn_of_span(self._siblings, self.start_epoch)
+        self._siblings = []  # one warning for each fit
         frozen = self.freeze_epoch is not None and epoch >= self.freeze_epoch
         set_phase(self.model, enabled=epoch >= self.start_epoch, frozen=frozen)
 

@@ -18,25 +18,33 @@ from keras import tree
 from kacc.core import attach, registry
 from kacc.core.graph import Call, Graph, Tensor, fill, trace
 from kacc.quantization import functional
-from kacc.quantization.model import placement_of
+from kacc.quantization.model import placement_of, skipped_by_rules
 from kacc.quantization.placement import Placement
 from kacc.quantization.transform import Quantize, quantize_of
 from kacc.quantization.weights import FileWeights, file_weights
 
+# Starts the names of operations that keep the converter from making integers of a layer
+# that a rule leaves in float: it cannot quantize a sine. They are not in the file.
+BARRIER = "kacc_float"
+
 
 def inference_function(
-    model: keras.Model, on_tensor: Callable[[str, Any], Any] | None = None
+    model: keras.Model,
+    on_tensor: Callable[[str, Any], Any] | None = None,
+    barriers: bool = False,
 ) -> Callable[[list[Any]], Any]:
     """The quantized model as a function of tensors, all variables constant.
 
     Args:
         model: a quantized model whose ranges have all been seen.
         on_tensor: called with the path and the value of each layer's quantized output.
+        barriers: whether layers that a rule leaves in float have a `BARRIER` around
+            them, which changes the values.
 
     Returns:
         A function from the flat list of inputs to the outputs in the model's structure.
     """
-    return _Program(model, on_tensor).run
+    return _Program(model, on_tensor, barriers).run
 
 
 def capture(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
@@ -114,12 +122,15 @@ def _kernels(
 
 
 class _Program:
-    def __init__(self, model: keras.Model, on_tensor: Any) -> None:
+    def __init__(self, model: keras.Model, on_tensor: Any, barriers: bool) -> None:
         self.graph: Graph = trace(model)
         self.placement: Placement = placement_of(model, self.graph)
         self.folded = {bn: conv for conv, bn in self.placement.folded.items()}
         self.on_tensor = on_tensor
         self.entering = self._entering_ranges()
+        left = skipped_by_rules(model) if barriers else frozenset()
+        self.apart = left & set(self.placement.skipped)
+        self.producers = self.graph.producers()
         # Read now: inside a tf.function variables have no numbers.
         self.steps = {
             call: _ConstantSteps(quantize_of(call.operation))
@@ -175,6 +186,9 @@ class _Program:
         return self.entering[tensor](value) if tensor in self.entering else value
 
     def _apply(self, call: Call, values: list[Any]) -> Any:
+        if call.path in self.apart:
+            tensors = zip(call.inputs, values, strict=True)
+            values = [self._apart(v) if self._on_grid(t) else v for t, v in tensors]
         args, kwargs = fill(call, values)
         with tf.name_scope(call.path):
             if call in self.folded:
@@ -183,7 +197,20 @@ class _Program:
                 outputs = self._call(call, args, kwargs)
         self._show(call, outputs)
         flat = tree.flatten(outputs)
+        if call.path in self.apart:
+            tensors = zip(call.outputs, flat, strict=True)
+            flat = [self._apart(v) if t in self.entering else v for t, v in tensors]
         return [self._enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
+
+    def _on_grid(self, tensor: Tensor) -> bool:
+        """Whether a layer that a rule leaves in float reads integers there."""
+        producer = self.producers.get(tensor)
+        made = producer is not None and producer.path not in self.placement.skipped
+        return made or tensor in self.entering
+
+    def _apart(self, value: Any) -> Any:
+        """The value behind what keeps the converter from quantizing across it."""
+        return tf.sin(value, name=BARRIER) if value.dtype.is_floating else value
 
     def _show(self, call: Call, outputs: Any) -> None:
         transform = quantize_of(call.operation)

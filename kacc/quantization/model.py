@@ -109,7 +109,7 @@ def attach_quantization(
             fix="kacc.support lists the layers; kacc.register_layer adds one",
         )
     _detach_others(model, placement)
-    prefixes = _prefixes(graph)
+    prefixes = _prefixes(graph, getattr(model, "holds_states", False))
     with model.distribute_strategy.scope():
         for key, (_, operation) in placement.operations.items():
             prefix = prefixes.get(key, "")
@@ -139,15 +139,16 @@ def _detach_others(model: keras.Model, placement: Placement) -> None:
                 attach.attach(operation, others, owner=model)
 
 
-def _prefixes(graph: Graph) -> dict[int, str]:
-    """What starts the names of an operator's variables: id -> "add_3.".
+def _prefixes(graph: Graph, with_layers: bool) -> dict[int, str]:
+    """What starts the names of variables that the model holds: id -> "add_3.".
 
     Keras numbers the names of operators through the whole process, so a file of weights
     would not fit the same model built again; their number in the graph stays.
     """
     operators: dict[int, str] = {}
     for call in graph.calls:
-        if call.lasting and not isinstance(call.operation, keras.Layer):
+        is_layer = isinstance(call.operation, keras.Layer)
+        if call.lasting and (with_layers or not is_layer):
             kind = type(call.operation).__name__.lower()
             operators.setdefault(id(call.operation), f"{kind}_{len(operators)}.")
     return operators
@@ -229,6 +230,14 @@ def scheme_of(model: Any) -> str | None:
     for _, transform in quantized(model):
         return transform.scheme.name
     return None
+
+
+def skipped_by_rules(model: keras.Model) -> frozenset[str]:
+    """Paths of the layers of a quantized model that a rule keeps in float."""
+    settings = recipe.recipe_of(model).get(TECHNIQUE, {"rules": []})
+    paths = dict.fromkeys(call.path for call in trace(model).calls)
+    chosen = rules.resolve(rules.from_config(settings["rules"]), paths)
+    return frozenset(path for path, rule in chosen.items() if rule.skip)
 
 
 def placement_of(model: keras.Model, graph: Graph) -> Placement:

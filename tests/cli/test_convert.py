@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
+from kacc.converters.artifact import open_artifact
+
 
 @pytest.fixture
 def model(tmp_path):
@@ -14,6 +16,14 @@ def model(tmp_path):
     ]
     path = tmp_path / "model.keras"
     keras.Sequential(layers).save(path)
+    return path
+
+
+@pytest.fixture
+def samples(tmp_path):
+    path = tmp_path / "x.npy"
+    rng = np.random.default_rng(0)
+    np.save(path, rng.uniform(0, 255, (20, 12, 12, 3)).astype(np.float32))
     return path
 
 
@@ -84,3 +94,39 @@ def test_calibration_of_another_shape(kacc_inside, tmp_path, model, assert_fails
     np.save(tmp_path / "x.npy", np.zeros((4, 5), np.float32))
     process = kacc_inside("convert", model, "a.tflite", "--calibration", "x.npy")
     assert_fails(process, 2, "(4, 5)", "12")
+
+
+@pytest.mark.parametrize("ranges", ["mse", "percentile", "percentile:99.5"])
+def test_ranges(kacc_inside, tmp_path, model, samples, ranges):
+    process = kacc_inside(
+        *("convert", model, "a.tflite", "--calibration", samples),
+        *("--ranges", ranges, "--backend", "kacc"),
+    )
+    assert process.returncode == 0, process.stderr
+    manifest = open_artifact(tmp_path / "a.tflite").manifest
+    assert manifest.backend == "kacc"
+    wanted = {
+        "mse": "mse",
+        "percentile": {"method": "percentile", "percentile": 99.99},
+        "percentile:99.5": {"method": "percentile", "percentile": 99.5},
+    }
+    assert manifest.options["ranges"] == wanted[ranges]
+
+
+@pytest.mark.parametrize(
+    ("option", "word", "parts"),
+    [
+        ("--ranges", "max", ["'max'", "mse"]),
+        ("--ranges", "mse:9", ["'mse:9'", "percentile:99.9"]),
+        ("--ranges", "percentile:x", ["'percentile:x'", "percentile:99.9"]),
+        ("--ranges", "percentile:12", ["12.0", "above 50"]),
+        ("--backend", "onnx", ["'onnx'", "kacc"]),
+    ],
+)
+def test_wrong_ranges_and_backends(
+    kacc_inside, model, samples, assert_fails, option, word, parts
+):
+    process = kacc_inside(
+        "convert", model, "a.tflite", "--calibration", samples, option, word
+    )
+    assert_fails(process, 2, *parts)

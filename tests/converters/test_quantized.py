@@ -11,7 +11,7 @@ from kacc.converters import flatbuffer
 from kacc.converters.convert import convert
 from kacc.converters.parity import parity
 from kacc.converters.runtime import host
-from kacc.core.errors import ConversionError, UsageError
+from kacc.core.errors import UsageError
 
 layers = keras.layers
 
@@ -138,14 +138,6 @@ def test_a_scheme_that_does_not_fit_the_target(trained, tmp_path, target):
 def test_a_backend_is_for_plain_models(trained, tmp_path):
     with pytest.raises(UsageError, match="brings its own ranges"):
         convert(trained, tmp_path / "m.tflite", "tflite-int8", backend="ai-edge")
-
-
-@pytest.mark.filterwarnings("ignore:kacc leaves in float")
-def test_layers_that_a_rule_left_in_float_are_named(images, tmp_path):
-    model = kacc.quantize(untrained(), rules=[kacc.Rule("shared", skip=True)])
-    with pytest.raises(ConversionError, match="CONV_2D from shared"):
-        convert(model, tmp_path / "m.tflite", "tflite-int8", images)
-    assert os.listdir(tmp_path) == []
 
 
 def test_a_stripped_model_is_plain_again(trained, images, tmp_path):

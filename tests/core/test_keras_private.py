@@ -298,3 +298,24 @@ def test_inputs_of_bfloat16_models_are_cast_before_their_call():
 
     Probe(dtype="mixed_bfloat16")(np.ones((1, 2), "float32"))
     assert seen[-1] == tf.bfloat16
+
+
+def test_a_callback_finds_its_siblings_among_its_callers():
+    """quantization.monitors: the list that calls `set_model` is a CallbackList."""
+    from kacc.quantization.monitors import siblings
+
+    found = []
+
+    class Probe(keras.callbacks.Callback):
+        def set_model(self, model):
+            found.append(siblings(self))
+
+    other, probe = keras.callbacks.Callback(), Probe()
+    model = models.small()
+    model.compile("sgd", "mse")
+    model.fit(
+        *(models.vectors(4), np.ones((4, 3))), callbacks=[probe, other], verbose=0
+    )
+    assert [c for c in found[0] if c in (probe, other)] == [probe, other]
+    probe.set_model(model)
+    assert found[1] == []

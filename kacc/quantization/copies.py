@@ -1,0 +1,131 @@
+"""A quantized copy of a plain model, which stays as it is.
+
+Layers cannot be cloned in general: subclassed models have no config to be built from,
+custom ones may be registered nowhere. So a copy is the flat graph of the model, with
+doubles in the place of its layers: objects of the same attributes, and so of the same
+variables, to which transforms are attached and whose weights can be exchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+from kacc.core import attach, registry
+from kacc.core.graph import Call, Graph, fill, trace
+from kacc.core.rules import Rule
+from kacc.quantization.model import attach_quantization, recipe_settings
+
+
+def quantized_copy(
+    model: keras.Model, scheme: str = "int8", rules: Sequence[Rule] = ()
+) -> keras.Model:
+    """A quantized copy of a plain model, to calibrate and convert.
+
+    It reads the variables of the model, and has ranges of its own. Nothing in the model
+    changes, so that it may go on training or serving meanwhile.
+
+    Args:
+        model: a built Keras 3 model of any kind. Of what is attached to it (masks) the
+            copy has the result.
+        scheme: name of the scheme.
+        rules: exceptions by layer path; the last that matches wins.
+
+    Returns:
+        A model for inference with the inputs and outputs of `model`.
+
+    Raises:
+        UsageError: for an unbuilt model, an unknown scheme, a rule that matches
+            nothing, or a model without a layer that can be quantized.
+
+    Example:
+        >>> import keras, kacc, numpy as np
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> copy = quantized_copy(model)
+        >>> kacc.quantization.calibrate(copy, [np.ones((8, 4), "float32")])
+        >>> kacc.quantization.scheme_of(copy), kacc.quantization.scheme_of(model)
+        ('int8', None)
+    """
+    copy = _Copy(model)
+    attach_quantization(copy, recipe_settings(scheme, rules, None), report=False)
+    return copy
+
+
+class _Copy(keras.Model):
+    """Runs the graph of another model, on doubles of its layers.
+
+    Args:
+        model: the other one.
+    """
+
+    # The states of all doubles: a layer's own could be tracked only by trackers that
+    # the double shares with the layer.
+    holds_states = True
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(name=model.name, dtype="float32")
+        doubles: dict[int, Any] = {}
+        graph = trace(model)
+        calls = tuple(_doubled(call, doubles) for call in graph.calls)
+        # Through `object`, so that Keras does not count the model as a part of this.
+        object.__setattr__(self, "kacc_original", model)
+        object.__setattr__(self, "kept_graph", dataclasses.replace(graph, calls=calls))
+        object.__setattr__(self, "operations", list(doubles.values()))
+        self.parts = [x for x in doubles.values() if isinstance(x, keras.Layer)]
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """The outputs in the structure of the model's."""
+        graph: Graph = self.kept_graph
+
+        def apply(call: Call, values: list[Any]) -> Any:
+            args, kwargs = fill(call, values)
+            operation = call.operation
+            if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+                kwargs = {**kwargs, "training": False}
+            return operation(*args, **kwargs)
+
+        return graph.run(tree.flatten(inputs), apply)
+
+
+def _doubled(call: Call, doubles: dict[int, Any]) -> Call:
+    """The call with a double of its operation; in a copy every operation lasts."""
+    key = id(call.operation)
+    if key not in doubles:
+        known = registry.find(call.operation) is not None
+        doubles[key] = double(call.operation) if known else call.operation
+    return dataclasses.replace(call, operation=doubles[key], lasting=True)
+
+
+def double(operation: Any) -> Any:
+    """An object of the same attributes, with what is attached made permanent."""
+    cls = attach.base_class(operation)
+    twin = object.__new__(cls)
+    vars(twin).update(vars(operation))
+    vars(twin).pop("_kacc_transforms", None)
+    spec = registry.find(operation)
+    steps = attach.Steps(operation)
+    if spec is not None and steps.transforms:
+        for weight in spec.weights:
+            value = getattr(operation, weight.attribute).value
+            set_weight(twin, weight.attribute, steps.weight(weight.attribute, value))
+    return twin
+
+
+def set_weight(twin: Any, attribute: str, value: Any) -> None:
+    """Gives a double a weight of its own in the place of the layer's.
+
+    Args:
+        twin: from `double`.
+        attribute: the layer's attribute that holds the variable.
+        value: the new value.
+    """
+    shared = getattr(twin, attribute)
+    own = keras.Variable(value, dtype=shared.dtype, trainable=False, name=shared.name)
+    for name, item in list(vars(twin).items()):
+        if item is shared:
+            vars(twin)[name] = own
