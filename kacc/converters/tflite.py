@@ -21,7 +21,7 @@ from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
-from kacc.core.errors import ConversionError, UsageError, KaccError
+from kacc.core.errors import ConversionError, KaccError, UsageError
 
 _SIGNATURE = "serving_default"
 _BATCH = 32  # samples per step of calibration where the file leaves the size free
@@ -68,7 +68,10 @@ def to_int8(request: Request) -> Converted:
             data = _integer(request, request.calibration)
         _require_integer(data, request)
         return Converted(data, "tflite")
-    makers = {"tflite": _by_tflite, "ai-edge": _by_ai_edge}
+    makers: dict[str, Callable[[Request], bytes]] = {
+        "tflite": _by_tflite,
+        "ai-edge": _by_ai_edge,
+    }
     if request.own is not None:
         makers[BACKEND] = _by_kacc(to_int8)
     return _of_plain(request, makers)

@@ -198,14 +198,14 @@ def with_idle(value: Any, variables: Sequence[Any]) -> Any:
     return linked(value, *shapes)
 
 
-def without_gradient(variable: Any) -> Any:
-    """A variable's value, whose gradient is zero, and not missing.
+def unused(gain: Any) -> Any:
+    """Zeros in the place of a gain, whose gradient is zero, and not missing.
 
     Example:
-        >>> float(without_gradient(tf.Variable(3.0)))
-        3.0
+        >>> float(unused(tf.Variable(3.0)))
+        0.0
     """
-    return with_idle(tf.stop_gradient(tf.convert_to_tensor(variable)), [variable])
+    return with_idle(tf.zeros_like(gain), [gain])
 
 
 def least_error_step(weight: Any, channels: Sequence[int], bits: int) -> Any:

@@ -214,7 +214,8 @@ def set_phase(model: keras.Model, enabled: bool, frozen: bool) -> bool:
         changed |= (transform.enabled, transform.frozen) != (enabled, frozen)
         if enabled and not transform.enabled:
             transform.begin()
-        transform.enabled, transform.frozen = enabled, frozen
+        transform.enabled = enabled
+        transform.freeze(frozen)
     if not changed:
         return False
     settings = recipe.recipe_of(model).get(TECHNIQUE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,13 +21,11 @@ from kacc.core.transform import (
 from kacc.quantization import functional, learned
 from kacc.quantization.calibration import Histogram
 from kacc.quantization.config import scheme_named
+from kacc.quantization.steps import LearnedSteps, Shapes
 
 # Examples of a batch that the clipping share is counted on: it is a figure for the
 # logs, and counting it on all of them costs a tenth of a step.
 _CLIPPING_SAMPLE = 4
-
-# Training steps whose extremes give the range from which learning starts.
-_FIRST_STEPS = 20
 
 # Marks tensors that are integers in the file, as Keras marks those with a mask.
 _ON_GRID = "_kacc_on_grid"
@@ -72,6 +69,7 @@ class Quantize(Transform):
         self.weight_bits = weight_bits or self.scheme.weight_bits
         self.learned_steps = learned_steps
         self.step_shapes = dict(step_shapes or {})
+        self.steps: LearnedSteps | None = None
         self.observed: dict[str, Histogram] = {}
         self._channels: dict[str, tuple[int, ...]] = {}
         self._variables: dict[str, Any] = {}
@@ -96,29 +94,25 @@ class Quantize(Transform):
         assert spec is not None
         self._channels = {w.attribute: w.channels for w in spec.weights}
         self._operation = operation
-        if self.learned_steps and not self.step_shapes:
-            self.step_shapes = {a: self._step_shape(a) for a in self._channels}
+        if self.learned_steps:
+            if not self.step_shapes:
+                self.step_shapes = {a: self._step_shape(a) for a in self._channels}
+            self.steps = LearnedSteps(self.ranges, self.step_shapes, self.weight_bits)
+            self.steps.variables = self._variables
         existing = {variable.name: variable for variable in state.variables}
-        for name, (shape, trainable) in self._shapes().items():
+        for name, (shape, trainable) in self._wanted().items():
             full = f"{prefix}{name}"
             if full not in existing:
                 existing[full] = state.create(full, shape, trainable=trainable)
             self._variables[name] = existing[full]
 
-    def _shapes(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+    def _wanted(self) -> Shapes:
         """The variables: name -> (shape, whether the optimizer trains it)."""
-        shapes: dict[str, tuple[tuple[int, ...], bool]] = {}
+        wanted = self.steps.wanted() if self.steps else {}
         for name in self.ranges:
-            shapes[f"{name}_range"] = (2,), False
-            shapes[f"{name}_clipped"] = (), False
-            if self.learned_steps:
-                shapes[f"{name}_gain"] = (2,), True
-        if self.learned_steps:
-            shapes["learned_for"] = (), False
-            for attribute, shape in self.step_shapes.items():
-                shapes[f"{attribute}_step"] = tuple(shape), False
-                shapes[f"{attribute}_gain"] = tuple(shape), True
-        return shapes
+            wanted[f"{name}_range"] = (2,), False
+            wanted[f"{name}_clipped"] = (), False
+        return wanted
 
     def _step_shape(self, attribute: str) -> tuple[int, ...]:
         """The shape of a weight's scales, of the weight's rank."""
@@ -138,14 +132,18 @@ class Quantize(Transform):
 
     def begin(self) -> None:
         """Sets the steps of the weights from where they are, until training moves."""
-        if not self.learned_steps or float(self._variables["learned_for"].numpy()) > 0:
+        if self.steps is None:
             return
-        for attribute in self._channels:
-            value = _full(getattr(self._operation, attribute))
-            step = learned.least_error_step(
-                value, self._channels[attribute], self.weight_bits
-            )
-            self._variables[f"{attribute}_step"].assign(step)
+        for attribute, channels in self._channels.items():
+            value = getattr(self._operation, attribute).value
+            full = tf.cast(tf.convert_to_tensor(value), tf.float32)
+            self.steps.begin(attribute, full, channels)
+
+    def freeze(self, frozen: bool) -> None:
+        """Sets whether ranges and steps stay as they are in training."""
+        self.frozen = frozen
+        if self.steps:
+            (self.steps.hold if frozen else self.steps.release)()
 
     @property
     def explicit(self) -> bool:
@@ -157,38 +155,23 @@ class Quantize(Transform):
 
     def weight(self, attribute: str, value: Any) -> Any:
         """The weight rounded to its integers."""
-        if self.learned_steps:
-            if is_training() and not self.frozen:
-                self._count_step()
-            step = self._step(attribute, value.shape)
-            return learned.quantize_by_step(value, step, self.weight_bits)
-        return functional.fake_quantize_weight(
-            value, self._channels[attribute], self.weight_bits
-        )
+        channels, bits = self._channels[attribute], self.weight_bits
+        if self.steps is None:
+            return functional.fake_quantize_weight(value, channels, bits)
+        if is_training() and not self.frozen:
+            self.steps.count()
+        return learned.quantize_by_step(value, self.weight_step(attribute, value), bits)
 
     def weight_step(self, attribute: str, value: Any) -> Any:
         """The scale of each channel of a weight, of the weight's rank."""
-        if self.learned_steps:
-            return self._step(attribute, value.shape)
+        if self.steps is not None:
+            return self.steps.step(attribute, value.shape, self.frozen)
         channels = self._channels[attribute]
         return functional.weight_scale(value, channels, self.weight_bits)
 
-    def _step(self, attribute: str, shape: Any) -> Any:
-        base = tf.convert_to_tensor(self._variables[f"{attribute}_step"].value)
-        # Before `begin`, as in a model whose weights are still to be loaded.
-        base = tf.where(base > 0, base, tf.ones_like(base))
-        gain = tf.convert_to_tensor(self._variables[f"{attribute}_gain"].value)
-        levels = 2 ** (self.weight_bits - 1) - 1
-        values = math.prod(shape) // math.prod(base.shape)
-        return learned.lsq_gain(base, self._unless_frozen(gain), values, levels)
-
-    def _unless_frozen(self, gain: Any) -> Any:
-        return learned.without_gradient(gain) if self.frozen else gain
-
     def idle(self, value: Any) -> Any:
         """The value itself; what the optimizer trains gets gradients of zero."""
-        gains = [v.value for v in self._variables.values() if v.trainable]
-        return learned.with_idle(value, gains) if gains and is_training() else value
+        return self.steps.idle(value) if self.steps and is_training() else value
 
     def range(self, name: str, value: Any) -> Any:
         """The tensor rounded to the steps of its range."""
@@ -236,11 +219,7 @@ class Quantize(Transform):
     def _ends(self, name: str) -> Any:
         """The range that training has come to, as a tensor of two."""
         ends = tf.convert_to_tensor(self._variables[f"{name}_range"].value)
-        if not self.learned_steps:
-            return ends
-        return ends * tf.exp(
-            tf.convert_to_tensor(self._variables[f"{name}_gain"].value)
-        )
+        return self.steps.ends(name, ends, self.frozen) if self.steps else ends
 
     def ends(self, name: str) -> tuple[float, float]:
         """The range of a tensor as the file will have it, as numbers."""
@@ -273,11 +252,12 @@ class Quantize(Transform):
             seen = tf.reduce_any(self._variables[f"{name}_range"].value != 0)
             return tf.where(seen, rounded, value)
         ends = self._updated(name, value)
-        if self.learned_steps:
-            ends = self._with_gain(name, ends, value)
+        if self.steps:
+            bits = self._grid[0]
+            ends = self.steps.trained_ends(name, ends, value, bits, self.frozen)
         low, high = functional.nudge(ends[0], ends[1], *self._grid)
         self._count_clipped(name, value, low, high)
-        if self.learned_steps:
+        if self.steps:
             low = learned.straight_through(ends[0], low)
             high = learned.straight_through(ends[1], high)
             return learned.quantize_to_ends(value, low, high, *self._grid)
@@ -292,27 +272,11 @@ class Quantize(Transform):
         if self.frozen:
             return ends
         moved = self._moved(name, ends, value)
-        if self.learned_steps:
-            moved = tf.where(self._is_starting(), moved, ends)
-            self._count_step()
+        if self.steps:
+            moved = tf.where(self.steps.is_starting(), moved, ends)
+            self.steps.count()
         variable.assign(moved)
         return moved
-
-    def _is_starting(self) -> Any:
-        count = tf.convert_to_tensor(self._variables["learned_for"].value)
-        return count < _FIRST_STEPS
-
-    def _count_step(self) -> None:
-        notes, count = call_notes(), self._variables["learned_for"]
-        if id(count) not in notes:  # once for all tensors and calls of a step
-            notes[id(count)] = True
-            count.assign(tf.convert_to_tensor(count.value) + 1.0)
-
-    def _with_gain(self, name: str, ends: Any, value: Any) -> Any:
-        gain = tf.convert_to_tensor(self._variables[f"{name}_gain"].value)
-        values = math.prod(n or 1 for n in value.shape[1:])
-        bits, _ = self._grid
-        return learned.lsq_range(ends, self._unless_frozen(gain), values, bits)
 
     def _count_clipped(self, name: str, value: Any, low: Any, high: Any) -> None:
         # What a relu sends to zero is not clipped by the range.
@@ -337,11 +301,11 @@ class Quantize(Transform):
 
     def _batch_ends(self, name: str, value: Any) -> Any:
         value = tf.stop_gradient(tf.cast(value, tf.float32))
-        if not self.learned_steps:
+        if self.steps is None:
             return self._extremes(name, value)
         # Afterwards nothing reads them: two passes less.
         return tf.cond(
-            self._is_starting(),
+            self.steps.is_starting(),
             lambda: self._extremes(name, value),
             lambda: tf.zeros(2),
         )
@@ -361,13 +325,8 @@ class Quantize(Transform):
     def set_range(self, name: str, low: float, high: float) -> None:
         """Gives a tensor its range."""
         self._variables[f"{name}_range"].assign([low, high])
-        if self.learned_steps:
-            self._variables[f"{name}_gain"].assign([0.0, 0.0])
-
-
-def _full(variable: Any) -> Any:
-    """A variable's own value, whatever the compute dtype is."""
-    return tf.cast(tf.convert_to_tensor(variable.value), tf.float32)
+        if self.steps:
+            self.steps.reset(name)
 
 
 def _union(a: Any, b: Any) -> Any:

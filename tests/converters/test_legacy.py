@@ -120,7 +120,9 @@ def test_trained_ranges_are_those_of_the_file(make, images, tmp_path):
     np.testing.assert_array_equal(
         artifact.predict(raw[0], raw=True), reference.predict(raw[0], raw=True)
     )
-    low, high = (float(v) for v in model.layers[1 - (make is models.sequential)].weights[:2])
+    low, high = (
+        float(v) for v in model.layers[1 - (make is models.sequential)].weights[:2]
+    )
     scale = artifact.manifest.inputs[0].scale
     assert scale == pytest.approx((high - low) / 255, rel=1e-4)
     parity = kacc.parity(model, artifact, images)
