@@ -11,9 +11,10 @@ import kacc
 from kacc.cli.arguments import add_pixels, positive
 from kacc.core.errors import UsageError
 
-DESCRIPTION = """Convert a saved Keras 3 model, trained with kacc or not. An integer
-target needs --calibration, samples of what the model will see, unless the model was
-trained with quantization."""
+DESCRIPTION = """Convert a saved Keras model, trained with kacc or not: a .keras or .h5
+file, or the folder of a SavedModel that Keras 2 wrote. An integer target needs
+--calibration, samples of what the model will see, unless the model was trained with
+quantization."""
 
 MOST_SAMPLES = 500
 
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Convert and say what came out."""
     from kacc.cli import backend
+    from kacc.converters.legacy_files import is_saved_model
     from kacc.converters.targets import target_called
     from kacc.core.files import check_writable
 
@@ -77,13 +79,13 @@ def run(args: argparse.Namespace) -> None:
     # What is wrong already should not wait for TensorFlow.
     target_called(args.target)
     check_writable(args.path)
-    if not args.model.is_file():
+    if not args.model.is_file() and not is_saved_model(args.model):
         raise UsageError("There is no such model file", received=str(args.model))
     backend.start()
-    from kacc.cli.models import load_model
+    from kacc.cli.models import load_any_model
 
     ranges = _ranges(getattr(args, "ranges", "minmax"))
-    model = load_model(args.model)
+    model = load_any_model(args.model)
     calibration = None
     if "calibration" in args:
         calibration = _samples(args.calibration, model, args.pixels)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from kacc.cli.images import ImageShape
+from kacc.converters.legacy_files import is_legacy_file, load_legacy_model
 from kacc.core.errors import KaccError, UsageError
 
 
@@ -43,7 +45,23 @@ def load_model(path: Path) -> keras.Model:
         ) from error
 
 
-def image_shape(model: keras.Model) -> ImageShape:
+def load_any_model(path: Path) -> Any:
+    """Load a model of Keras 3, or of Keras 2 into tf_keras.
+
+    Args:
+        path: a .keras or .h5 file, or the folder of a SavedModel.
+
+    Returns:
+        A Keras 3 model, or one of tf_keras if Keras 2 wrote it.
+
+    Raises:
+        UsageError: there is no such file.
+        KaccError: it cannot be loaded.
+    """
+    return load_legacy_model(path) if is_legacy_file(path) else load_model(path)
+
+
+def image_shape(model: Any) -> ImageShape:
     """The size and channels that a model asks of its images, None where free.
 
     Args:

@@ -64,7 +64,7 @@ def to_int8(request: Request) -> Converted:
     """
     if request.scheme is not None:
         data = _integer(request, None)
-        if request.by_tfmot and request.calibration and not _is_integer(data, request):
+        if request.by_tfmot and not _is_integer(data, request):
             data = _integer(request, request.calibration)
         _require_integer(data, request)
         return Converted(data, "tflite")
@@ -255,6 +255,12 @@ def _failed(error: Exception, graph: FrozenGraph, tool: str) -> ConversionError:
             received=", ".join(sorted(unknown)),
             fix="Replace these operations in the model",
         )
+    if "TensorListReserve" in text:
+        return ConversionError(
+            "A recurrent layer must know the batch size",
+            received=f"{tool}: TensorListReserve of any size",
+            fix="Pass batch=1",
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ConversionError(
         f"{tool} must be able to convert the model",
@@ -286,12 +292,7 @@ def _require_integer(data: bytes, request: Request) -> None:
         raise ConversionError(
             f"Every operator of a {request.target} file must be integer",
             received="in float: " + ", ".join(dict.fromkeys(names)),
-            fix="Replace these layers, or "
-            + (
-                "convert to 'tflite-dynamic'"
-                if request.scheme is None
-                else "skip them by a rule: then the file has floats there"
-            ),
+            fix=_way_out(request),
         )
 
 
@@ -303,6 +304,18 @@ def _warn_of_floats(origins: list[tuple[str, str]]) -> None:
             f"The file computes in float, as rules say: {', '.join(names)}",
             stacklevel=2,
         )
+
+
+def _way_out(request: Request) -> str:
+    if request.scheme is None:
+        return "Replace these layers, or convert to 'tflite-dynamic'"
+    if request.by_tfmot and request.calibration is None:
+        return "Pass calibration= for the layers that tfmot has left out"
+    if request.by_tfmot:
+        return "Replace these layers"
+    return (
+        "Replace these layers, or skip them by a rule: then the file has floats there"
+    )
 
 
 def _origin(
