@@ -92,16 +92,29 @@ class Graph:
 
         Args:
             inputs: values of `self.inputs`, in order.
-            apply: called once per call; `call.fill(values)` restores the arguments.
+            apply: called once per call; `fill(call, values)` restores the arguments.
 
         Returns:
             The values of the outputs in the model's own structure.
         """
         values = dict(zip(self.inputs, inputs, strict=True))
+        last = self._last_calls()
         for call in self.calls:
             result = tree.flatten(apply(call, [values[x] for x in call.inputs]))
             values.update(zip(call.outputs, result, strict=True))
+            for tensor in last.get(call, ()):
+                del values[tensor]
         return tree.map_structure(lambda x: values[x], self.output_structure)
+
+    def _last_calls(self) -> dict[Call, list[Tensor]]:
+        """The tensors that are read for the last time by each call."""
+        kept = set(self.outputs)
+        last = {t: call for call in self.calls for t in (*call.outputs, *call.inputs)}
+        table: dict[Call, list[Tensor]] = {}
+        for tensor, call in last.items():
+            if tensor not in kept:
+                table.setdefault(call, []).append(tensor)
+        return table
 
 
 def fill(call: Call, values: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -99,7 +99,11 @@ def build(name: str, size: int) -> Any:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        "sparse_categorical_crossentropy",
+        run_eagerly="--graph" not in sys.argv,  # to trace a step takes a minute
+    )
     return model
 
 

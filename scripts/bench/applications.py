@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ PHASES = ("build", "attach", "step", "convert", "parity")
 
 
 def main() -> int:
+    # Ended from outside, it ends the model's process too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     options = arguments(
         __doc__,
         ("--only", {"nargs": "+", "metavar": "MODEL", "help": "these models only"}),
