@@ -221,8 +221,12 @@ class _Program:
         operation = call.operation
         transform = quantize_of(operation)
         spec = registry.find(operation)
-        if spec is not None and (transform is not None or not call.lasting):
-            return self._quantized_call(call, spec, args, kwargs)
+        skipped = call.path in self.placement.skipped
+        if spec is not None and not skipped:
+            if spec.output is registry.Output.IDENTITY:
+                return tree.flatten((args, kwargs))[0]
+            if transform is not None or not call.lasting:
+                return self._quantized_call(call, spec, args, kwargs)
         if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
             kwargs = {**kwargs, "training": False}
         return operation(*args, **kwargs)

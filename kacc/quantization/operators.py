@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -174,6 +175,42 @@ class Operators:
     def average(self, x: Quantized, pool: Callable[[Any], Any]) -> Quantized:
         """AVERAGE_POOL_2D; `pool` averages a float64 tensor."""
         return self.kernels.average(x, pool(tf.cast(x.integers, tf.float64)))
+
+    def move(self, x: Quantized, function: Callable[[Any], Any]) -> Quantized:
+        """An operator that only moves values; what it pads with is a real zero."""
+        return Quantized(function(x.centered) + x.grid.zero, x.grid)
+
+    def stack(self, parts: Sequence[Quantized], axis: int, name: str) -> Any:
+        """PACK, after a QUANTIZE of each part to the output's grid."""
+        grid = self.grid(name)
+        moved = [self.kernels.requantize(x, grid).integers for x in parts]
+        return Quantized(tf.stack(moved, axis), grid)
+
+    def extreme(self, parts: Sequence[Any], largest: bool, name: str) -> Quantized:
+        """MAXIMUM or MINIMUM of tensors and constants, all on the output's grid.
+
+        Args:
+            parts: tensors on a grid, or constants.
+            largest: whether the largest is wanted, or the smallest.
+            name: of the output.
+        """
+        grid = self.grid(name)
+        join = tf.maximum if largest else tf.minimum
+        moved = [
+            self.kernels.requantize(x, grid)
+            if isinstance(x, Quantized)
+            else integer.quantize(x, grid)
+            for x in parts
+        ]
+        return Quantized(functools.reduce(join, [x.integers for x in moved]), grid)
+
+    def resize_bilinear(self, x: Quantized, size: tuple[int, int]) -> Quantized:
+        """RESIZE_BILINEAR with half pixel centers, on the grid of the input."""
+        return self.kernels.resize_bilinear(x, size)
+
+    def sqrt(self, x: Quantized, name: str) -> Quantized:
+        """SQRT."""
+        return self.kernels.sqrt(x, self.grid(name))
 
     def rsqrt(self, x: Quantized, name: str) -> Quantized:
         """RSQRT."""

@@ -192,6 +192,8 @@ class Simulation:
             skipped = call.path in self.placement.skipped
             if spec is None or skipped or not _on_grid(spec, values):
                 return self._float_call(call, values)
+            if spec.output is Output.IDENTITY:
+                return values[0]
             if spec.output is not Output.RANGE and spec.integer is None:
                 return _moved(call, values)
             return self._integer_call(call, spec, values)
@@ -322,7 +324,7 @@ def _moved(call: Call, values: list[Any]) -> Any:
     function = (spec and spec.call) or attach.own_call
     moved = function(operation, None, *args, **kwargs)
     grid = values[0].grid
-    return Quantized(moved + grid.zero, grid)
+    return tree.map_structure(lambda x: Quantized(x + grid.zero, grid), moved)
 
 
 recipe.register_inference(simulated_call)

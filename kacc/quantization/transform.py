@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from keras import tree
 
 from kacc.core import registry
 from kacc.core.errors import UsageError
@@ -179,7 +180,8 @@ class Quantize(Transform):
             return value  # another call of a shared layer reads a float tensor
         value = self._ranged(name, value)
         if name == "output":
-            setattr(value, _ON_GRID, True)
+            for tensor in tree.flatten(value):
+                setattr(tensor, _ON_GRID, True)
         return value
 
     def _ranged(self, name: str, value: Any) -> Any:

@@ -7,12 +7,16 @@ from kacc.core.registry import LayerSpec, register
 from kacc.support import (
     activation,
     applications,
+    arithmetic,
+    augmentation,
     conv,
     dense,
+    floats,
     layer_norm,
     merge,
     norm,
     pooling,
+    resize,
     shape,
 )
 
@@ -25,7 +29,11 @@ for _module in (
     pooling,
     merge,
     shape,
+    resize,
+    arithmetic,
+    augmentation,
     applications,
+    floats,
 ):
     register(_module.SPECS)
 

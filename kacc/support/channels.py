@@ -11,19 +11,23 @@ _MISSING = {2: (1, 2), 3: (2,), 4: ()}
 
 
 def scaled_channels(inputs: Any, factor: Any, offset: Any) -> Any:
-    """A 1x1 DEPTHWISE_CONV_2D.
+    """A 1x1 DEPTHWISE_CONV_2D of the tensor as images.
 
     A MUL and an ADD would need a tensor and its range between them, and a multiplier
     for all channels. Here each channel has a scale of its own: nothing is lost.
 
     Args:
-        inputs: of 2 to 4 dimensions, channels last.
+        inputs: channels last.
         factor: one entry for each channel, or one for all.
         offset: the same, or None.
 
     Returns:
         A tensor of the inputs' shape and the factor's dtype.
     """
+    if len(inputs.shape) > 4:
+        pixels = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        outputs = scaled_channels(pixels, factor, offset)
+        return ops.reshape(outputs, (-1, *inputs.shape[1:]))
     missing = _MISSING[len(inputs.shape)]
     image = ops.cast(inputs, factor.dtype)  # as Keras, of bfloat16 models too
     for axis in missing:

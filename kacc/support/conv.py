@@ -226,6 +226,15 @@ SPECS = [
         ),
     ),
     _conv(
+        layers.Conv1DTranspose,
+        (Weight("kernel", channels=(-2,), inputs=-1),),
+        supported=_transposed_reason,
+        examples=(
+            lambda: (layers.Conv1DTranspose(4, 3, strides=2), _SEQUENCE),
+            lambda: (layers.Conv1DTranspose(4, 3, activation="relu"), _SEQUENCE),
+        ),
+    ),
+    _conv(
         layers.SeparableConv2D,
         (
             Weight("depthwise_kernel", channels=(-2, -1), inputs=None, least_bits=4),

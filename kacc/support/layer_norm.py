@@ -9,7 +9,9 @@ from keras import ops
 
 from kacc.core.registry import LayerSpec, RangeSpec
 from kacc.core.transform import is_training
+from kacc.support.arithmetic import without_zeros
 from kacc.support.channels import scaled_channels
+from kacc.support.operands import input_shape
 
 layers = keras.layers
 
@@ -22,22 +24,24 @@ def _layer_norm_reason(layer: Any) -> str | None:
 
 def _last_axis_only(layer: Any) -> str | None:
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    shape = (layer._build_shapes_dict or {}).get("input_shape", ())
-    if list(axes) not in ([-1], [len(shape) - 1]):
+    shape = input_shape(layer)
+    last = -1 if shape is None else len(shape) - 1
+    if list(axes) not in ([-1], [last]):
         return "only normalization over the last axis is supported"
-    if len(shape) not in (2, 3, 4):
-        return "only tensors of 2 to 4 dimensions are supported"
     return None
+
+
+_INVERSE_ROOT = {
+    name: RangeSpec(nonnegative=True)
+    for name in ("squares", "mean_square", "shifted", "inverse")
+}
 
 
 def _ranges(layer: Any) -> dict[str, RangeSpec]:
     inner = {
         "mean": RangeSpec(),
         "centered": RangeSpec(),
-        "squares": RangeSpec(nonnegative=True),
-        "variance": RangeSpec(nonnegative=True),
-        "shifted": RangeSpec(nonnegative=True),
-        "inverse": RangeSpec(nonnegative=True),
+        **_INVERSE_ROOT,
         "normalized": RangeSpec(),
     }
     if not _has_affine(layer):
@@ -67,7 +71,7 @@ def _layer_norm(layer: Any, steps: Any, inputs: Any) -> Any:
     x = ops.cast(inputs, "float32")
     mean = steps.range("mean", ops.mean(x, axis=-1, keepdims=True))
     centered = steps.range("centered", x - mean)
-    inverse = _inverse_deviation(layer, steps, centered)
+    inverse = _inverse_root(layer, steps, centered)
     outputs = centered * inverse
     if _has_affine(layer):
         outputs = steps.range("normalized", outputs)
@@ -75,31 +79,47 @@ def _layer_norm(layer: Any, steps: Any, inputs: Any) -> Any:
     return ops.cast(outputs, layer.compute_dtype)
 
 
-def _inverse_deviation(layer: Any, steps: Any, centered: Any) -> Any:
-    squares = steps.range("squares", centered * centered)
-    variance = steps.range("variance", ops.mean(squares, axis=-1, keepdims=True))
-    exact = variance + layer.epsilon
-    shifted = steps.range("shifted", exact)
-    if steps.constant:
-        return steps.range("inverse", ops.rsqrt(shifted))
-    # A variance that is rounded to zero: RSQRT gives the end of its range.
-    some = shifted > 0
-    inverse = ops.where(some, ops.rsqrt(ops.where(some, shifted, 1.0)), 0.0)
-    largest = ops.stop_gradient(ops.max(inverse))
-    return steps.range("inverse", ops.where(some, inverse, largest))
+def _inverse_root(layer: Any, steps: Any, x: Any) -> Any:
+    """1 / sqrt(mean(x^2) + epsilon)."""
+    squares = steps.range("squares", x * x)
+    mean = steps.range("mean_square", ops.mean(squares, axis=-1, keepdims=True))
+    shifted = steps.range("shifted", mean + layer.epsilon)
+    return steps.range("inverse", ops.rsqrt(without_zeros(steps, shifted)))
+
+
+def _integer_inverse_root(layer: Any, file: Any, x: Any) -> Any:
+    squares = file.multiply(x, x, "squares")
+    mean = file.mean(squares, (-1,), True, "mean_square")
+    shifted = file.add(mean, file.constant(layer.epsilon), "shifted")
+    return file.rsqrt(shifted, "inverse")
 
 
 def _integer_layer_norm(layer: Any, file: Any, x: Any) -> Any:
     mean = file.mean(x, (-1,), True, "mean")
     centered = file.subtract(x, mean, "centered")
-    squares = file.multiply(centered, centered, "squares")
-    variance = file.mean(squares, (-1,), True, "variance")
-    shifted = file.add(variance, file.constant(layer.epsilon), "shifted")
-    inverse = file.rsqrt(shifted, "inverse")
+    inverse = _integer_inverse_root(layer, file, centered)
     if not _has_affine(layer):
         return file.multiply(centered, inverse, "output")
     outputs = file.multiply(centered, inverse, "normalized")
     return file.scale_channels(outputs, *_affine(layer), "output")
+
+
+def _rms_norm(layer: Any, steps: Any, inputs: Any) -> Any:
+    """X * rsqrt(mean(x^2) + epsilon), then the scale as a convolution.
+
+    Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+    x = ops.cast(inputs, "float32")
+    outputs = steps.range("normalized", x * _inverse_root(layer, steps, x))
+    outputs = _scaled(outputs, ops.cast(layer.scale, "float32"), None)
+    return ops.cast(outputs, layer.compute_dtype)
+
+
+def _integer_rms_norm(layer: Any, file: Any, x: Any) -> Any:
+    inverse = _integer_inverse_root(layer, file, x)
+    outputs = file.multiply(x, inverse, "normalized")
+    factor = ops.cast(layer.scale, "float32")
+    return file.scale_channels(outputs, factor, None, "output")
 
 
 SPECS = [
@@ -115,6 +135,21 @@ SPECS = [
             lambda: (layers.LayerNormalization(center=False), [(17,)]),
             lambda: (layers.LayerNormalization(scale=False), [(4, 4, 20)]),
             lambda: (layers.LayerNormalization(center=False, scale=False), [(4, 9)]),
+        ),
+    ),
+    LayerSpec(
+        layers.RMSNormalization,
+        ranges=lambda layer: {
+            **_INVERSE_ROOT,
+            "normalized": RangeSpec(),
+            "output": RangeSpec(),
+        },
+        call=_rms_norm,
+        integer=_integer_rms_norm,
+        supported=_last_axis_only,
+        examples=(
+            lambda: (layers.RMSNormalization(), [(6, 6, 3)]),
+            lambda: (layers.RMSNormalization(epsilon=1e-3), [(5, 24)]),
         ),
     ),
 ]

@@ -88,6 +88,50 @@ def _merge(cls: type, function: Callable[[Any, Any], Any]) -> LayerSpec:
     )
 
 
+def _extreme(
+    join: Callable[[Any, Any], Any],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The rows' `call` and `integer` of the largest or smallest of several tensors."""
+
+    def call(layer: Any, steps: Any, inputs: Any) -> Any:
+        result = join(inputs[0], inputs[1])
+        for value in inputs[2:]:
+            # In the file all partial results have the range of the last.
+            result = steps.range("output", result) if steps.constant else result
+            result = join(result, value)
+        return result
+
+    def integer(layer: Any, file: Any, inputs: Any) -> Any:
+        return file.extreme(inputs, join is keras.ops.maximum, "output")
+
+    return call, integer
+
+
+def _extreme_of_layers(cls: type, join: Callable[[Any, Any], Any]) -> LayerSpec:
+    call, integer = _extreme(join)
+    return LayerSpec(
+        cls,
+        joins_grids=True,
+        call=call,
+        integer=integer,
+        examples=(
+            lambda: (cls(), [(6, 6, 3), (6, 6, 3)]),
+            lambda: (cls(), [(5,), (5,), (5,)]),
+        ),
+    )
+
+
+def _extreme_of_operands(cls: type, largest: bool) -> LayerSpec:
+    def integer(operator: Any, file: Any, x1: Any, x2: Any) -> Any:
+        return file.extreme([x1, x2], largest, "output")
+
+    return LayerSpec(cls, joins_grids=True, integer=integer)
+
+
+def _stack(operator: Any, file: Any, inputs: Any) -> Any:
+    return file.stack(inputs, operator.axis, "output")
+
+
 def _concatenate(layer: Any, file: Any, inputs: Any) -> Any:
     return file.concatenate(inputs, layer.axis, "output")
 
@@ -120,6 +164,11 @@ SPECS = [
             lambda: (layers.Concatenate(axis=1), [(2, 6, 3), (4, 6, 3), (1, 6, 3)]),
         ),
     ),
+    _extreme_of_layers(layers.Maximum, keras.ops.maximum),
+    _extreme_of_layers(layers.Minimum, keras.ops.minimum),
+    _extreme_of_operands(operators.Maximum, largest=True),
+    _extreme_of_operands(operators.Minimum, largest=False),
+    LayerSpec(operators.Stack, joins_grids=True, integer=_stack),
     LayerSpec(operators.Add, absorbs_relu=True, integer=_operator_integer("add")),
     LayerSpec(
         operators.Multiply, absorbs_relu=True, integer=_operator_integer("multiply")

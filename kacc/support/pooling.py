@@ -6,7 +6,11 @@ from typing import Any
 
 import keras
 
+# Private: see kacc/support/activation.py.
+from keras.src.ops import nn as operators
+
 from kacc.core.registry import LayerSpec, Output
+from kacc.support.operands import input_shape
 
 layers = keras.layers
 
@@ -44,6 +48,16 @@ def _pooling(cls: type, output: Output, *shape: int, **config: Any) -> LayerSpec
     )
 
 
+def _windows_reason(operator: Any) -> str | None:
+    shape = input_shape(operator)
+    if shape is not None and len(shape) > 4:
+        return "LiteRT has no integer pooling in three dimensions"
+    data_format = operator.data_format or keras.config.image_data_format()
+    if data_format == "channels_last":
+        return None
+    return "data_format must be channels_last"
+
+
 SPECS = [
     _pooling(layers.MaxPooling1D, Output.SAME, 8, 3),
     _pooling(layers.MaxPooling2D, Output.SAME, 8, 8, 3, padding="same", pool_size=3),
@@ -53,4 +67,13 @@ SPECS = [
     _pooling(layers.GlobalMaxPooling2D, Output.SAME, 8, 8, 3),
     _pooling(layers.GlobalAveragePooling1D, Output.RANGE, 8, 3),
     _pooling(layers.GlobalAveragePooling2D, Output.RANGE, 8, 8, 3, keepdims=True),
+    _pooling(layers.GlobalMaxPooling3D, Output.SAME, 4, 3, 4, 2),
+    _pooling(layers.GlobalAveragePooling3D, Output.RANGE, 4, 3, 4, 2),
+    LayerSpec(operators.MaxPool, output=Output.SAME, supported=_windows_reason),
+    LayerSpec(
+        operators.AveragePool,
+        output=Output.ROUNDED,
+        integer=_average,
+        supported=_windows_reason,
+    ),
 ]

@@ -7,54 +7,117 @@ from typing import Any
 import keras
 
 # Private: see kacc/support/activation.py.
+from keras.src.ops import core, image, nn
 from keras.src.ops import numpy as operators
 
 from kacc.core.registry import LayerSpec, Output
+from kacc.support.operands import input_shape, only_first_computed
 
 layers = keras.layers
 
 
-def _moves(cls: type, *shape: int, output: Output = Output.SAME, **config: Any) -> Any:
+def _moves(
+    cls: type, *shape: int, supported: Any = None, config: Any = None
+) -> LayerSpec:
+    """The row of a type that moves values, with an example for a layer."""
+    options = config or {}
+    examples = (lambda: (cls(**options), [shape]),) if shape else ()
+    return LayerSpec(cls, output=Output.SAME, supported=supported, examples=examples)
+
+
+def _is_gone(cls: type, *shape: int, **config: Any) -> LayerSpec:
+    """The row of a layer of which nothing is left at inference."""
     examples = (lambda: (cls(**config), [shape]),) if shape else ()
-    return LayerSpec(cls, output=output, examples=examples)
+    return LayerSpec(cls, output=Output.IDENTITY, examples=examples)
 
 
-def _nearest_only(layer: Any) -> str | None:
-    if layer.interpolation == "nearest" and layer.data_format == "channels_last":
+def _pad_reason(operator: Any) -> str | None:
+    if operator.mode not in ("constant", "reflect", "symmetric"):
+        return f"LiteRT does not pad in the mode {operator.mode}"
+    widths = operator.pad_width
+    if len(widths) == 1 or any(widths[0]):
+        return "it pads the batch"
+    if _padding_value(operator):
+        return "it pads with a number that is not zero"
+    return None
+
+
+def _padding_value(operator: Any) -> Any:
+    nodes = operator._inbound_nodes
+    return nodes[-1].arguments.kwargs.get("constant_values") if nodes else None
+
+
+def _crop_reason(layer: Any) -> str | None:
+    shape = input_shape(layer)
+    if layer.data_format != "channels_last":
+        return "data_format must be channels_last"
+    if shape is None or None in shape[-3:-1]:
+        return "it may resize images, whose size is unknown"
+    if shape[-3] < layer.height or shape[-2] < layer.width:
+        return "it resizes images that are smaller"
+    return None
+
+
+def _cast_reason(operator: Any) -> str | None:
+    if str(operator.dtype).startswith(("float", "bfloat")):
         return None
-    return "only nearest upsampling of channels_last images is supported"
+    return f"a cast to {operator.dtype} is not supported"
 
 
-def _upsample(layer: Any, steps: Any, inputs: Any) -> Any:
-    """One RESIZE_NEAREST_NEIGHBOR; Keras's own form becomes TILE, which int8 lacks."""
-    shape = (inputs.shape[1] * layer.size[0], inputs.shape[2] * layer.size[1])
-    return keras.ops.image.resize(inputs, shape, interpolation="nearest")
-
+_IMAGE, _SEQUENCE, _VOLUME = (6, 6, 3), (8, 3), (4, 3, 4, 2)
 
 SPECS = [
     _moves(layers.Flatten, 4, 4, 3),
-    _moves(layers.Reshape, 4, 4, 3, target_shape=(16, 3)),
-    _moves(layers.ZeroPadding2D, 6, 6, 3, padding=((0, 1), (0, 1))),
-    _moves(layers.ZeroPadding1D, 8, 3, padding=2),
-    _moves(layers.Cropping1D, 8, 3, cropping=(1, 2)),
-    _moves(layers.Cropping2D, 6, 6, 3, cropping=((1, 0), (2, 1))),
-    _moves(layers.Permute, 6, 4, 3, dims=(2, 1, 3)),
-    LayerSpec(
-        layers.UpSampling2D,
-        output=Output.SAME,
-        call=_upsample,
-        supported=_nearest_only,
-        examples=(lambda: (layers.UpSampling2D((2, 3)), [(4, 4, 3)]),),
+    _moves(layers.Reshape, 4, 4, 3, config={"target_shape": (16, 3)}),
+    _moves(layers.Permute, 6, 4, 3, config={"dims": (2, 1, 3)}),
+    _moves(layers.RepeatVector, 6, config={"n": 3}),
+    _moves(layers.ZeroPadding1D, *_SEQUENCE, config={"padding": 2}),
+    _moves(layers.ZeroPadding2D, *_IMAGE, config={"padding": ((0, 1), (0, 1))}),
+    _moves(layers.ZeroPadding3D, *_VOLUME, config={"padding": (1, 0, 2)}),
+    _moves(layers.Cropping1D, *_SEQUENCE, config={"cropping": (1, 2)}),
+    _moves(layers.Cropping2D, *_IMAGE, config={"cropping": ((1, 0), (2, 1))}),
+    _moves(layers.Cropping3D, *_VOLUME, config={"cropping": (1, 1, 0)}),
+    _moves(
+        layers.CenterCrop,
+        *_IMAGE,
+        supported=_crop_reason,
+        config={"height": 4, "width": 3},
     ),
-    _moves(layers.Dropout, 6, 6, 3, rate=0.5, output=Output.IDENTITY),
-    _moves(layers.SpatialDropout2D, 6, 6, 3, rate=0.5, output=Output.IDENTITY),
-    _moves(layers.SpatialDropout1D, 6, 3, rate=0.5, output=Output.IDENTITY),
-    _moves(layers.GaussianNoise, 6, stddev=0.1, output=Output.IDENTITY),
-    _moves(layers.GaussianDropout, 6, rate=0.1, output=Output.IDENTITY),
-    _moves(layers.AlphaDropout, 6, rate=0.1, output=Output.IDENTITY),
-    _moves(layers.ActivityRegularization, 6, output=Output.IDENTITY),
-    _moves(layers.Identity, 6, output=Output.IDENTITY),
-    _moves(operators.Reshape),
-    _moves(operators.Ravel),
-    _moves(operators.Transpose),
+    _moves(layers.UpSampling1D, *_SEQUENCE, config={"size": 3}),
+    _moves(layers.UpSampling3D, *_VOLUME, config={"size": (1, 2, 1)}),
+    _is_gone(layers.Dropout, *_IMAGE, rate=0.5),
+    _is_gone(layers.SpatialDropout1D, *_SEQUENCE, rate=0.5),
+    _is_gone(layers.SpatialDropout2D, *_IMAGE, rate=0.5),
+    _is_gone(layers.SpatialDropout3D, *_VOLUME, rate=0.5),
+    _is_gone(layers.GaussianNoise, 6, stddev=0.1),
+    _is_gone(layers.GaussianDropout, 6, rate=0.1),
+    _is_gone(layers.AlphaDropout, 6, rate=0.1),
+    _is_gone(layers.ActivityRegularization, 6),
+    _is_gone(layers.Identity, 6),
+    _is_gone(core.StopGradient),
+    LayerSpec(core.Cast, output=Output.IDENTITY, supported=_cast_reason),
+    *(
+        _moves(cls)
+        for cls in (
+            operators.Reshape,
+            operators.Ravel,
+            operators.Transpose,
+            operators.Squeeze,
+            operators.ExpandDims,
+            operators.Swapaxes,
+            operators.Moveaxis,
+            operators.Repeat,
+            operators.Tile,
+            operators.BroadcastTo,
+            operators.Split,
+            core.Unstack,
+            nn.DepthToSpace,
+            nn.SpaceToDepth,
+            image.PadImages,
+            image.CropImages,
+        )
+    ),
+    _moves(operators.GetItem, supported=only_first_computed),
+    _moves(operators.Take, supported=only_first_computed),
+    _moves(operators.Pad, supported=_pad_reason),
 ]

@@ -7,14 +7,18 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-import kacc.support  # noqa: F401  (fills the registry)
 from kacc.core.registry import LayerSpec, registered
+from kacc.support import floats
 
 IMAGE = (6, 6, 3)
 
 
 def _constant(shape=(3,)):
     return np.random.default_rng(8).normal(size=shape).astype("float32")
+
+
+def _by_constant(x):
+    return ops.divide(x, 1.5 + np.abs(_constant()))
 
 
 # Operators have no example of their own: they come of functions on KerasTensors.
@@ -62,6 +66,84 @@ OPERATORS = {
     "Softplus": [([IMAGE], ops.softplus)],
     "Softsign": [([IMAGE], ops.softsign)],
     "Softmax": [([(7,)], ops.softmax)],
+    "Maximum": [
+        ([IMAGE, IMAGE], ops.maximum),
+        ([IMAGE], lambda x: ops.maximum(x, -0.3)),
+        ([IMAGE], lambda x: ops.maximum(x, _constant())),
+    ],
+    "Minimum": [
+        ([IMAGE, IMAGE], ops.minimum),
+        ([IMAGE], lambda x: ops.minimum(x, 0.3)),
+    ],
+    "Stack": [([IMAGE, IMAGE], lambda x, y: ops.stack([x, y], axis=1))],
+    "Divide": [([IMAGE], lambda x: ops.divide(x, 3)), ([IMAGE], _by_constant)],
+    "TrueDivide": [([IMAGE], lambda x: x / 0.7)],
+    "Negative": [([IMAGE], lambda x: -x)],
+    "Square": [([IMAGE], ops.square)],
+    "Power": [([IMAGE], lambda x: x**2)],
+    "Sqrt": [([IMAGE], lambda x: ops.sqrt(ops.relu(x)))],
+    "Rsqrt": [([IMAGE], lambda x: ops.rsqrt(ops.abs(x) + 0.5))],
+    "Log": [([IMAGE], lambda x: ops.log(ops.abs(x) + 0.5))],
+    "Mean": [
+        ([IMAGE], lambda x: ops.mean(x, axis=(1, 2))),
+        ([IMAGE], lambda x: ops.mean(x, axis=-1, keepdims=True)),
+        ([IMAGE], lambda x: ops.mean(x, axis=1)),
+        ([(5, 20)], lambda x: ops.mean(x, axis=1)),
+        ([(6, 6, 20)], lambda x: ops.mean(x, axis=[1, 2], keepdims=True)),
+    ],
+    "Sum": [
+        ([IMAGE], lambda x: ops.sum(x, axis=(1, 2))),
+        ([IMAGE], lambda x: ops.sum(x, axis=-1)),
+    ],
+    "Max": [
+        ([IMAGE], lambda x: ops.max(x, axis=(1, 2))),
+        ([IMAGE], lambda x: ops.max(x, axis=-1, keepdims=True)),
+    ],
+    "Min": [([IMAGE], lambda x: ops.min(x, axis=(1, 2)))],
+    "Amax": [([IMAGE], lambda x: ops.amax(x, axis=(1, 2)))],
+    "Amin": [([IMAGE], lambda x: ops.amin(x, axis=1))],
+    "MaxPool": [
+        ([IMAGE], lambda x: ops.max_pool(x, 2)),
+        ([(8, 3)], lambda x: ops.max_pool(x, 3, strides=2, padding="same")),
+    ],
+    "AveragePool": [
+        ([IMAGE], lambda x: ops.average_pool(x, 2)),
+        ([(8, 3)], lambda x: ops.average_pool(x, 3, strides=2, padding="same")),
+    ],
+    "Resize": [
+        ([IMAGE], lambda x: ops.image.resize(x, (9, 4))),
+        ([IMAGE], lambda x: ops.image.resize(x, (9, 4), interpolation="nearest")),
+    ],
+    "Squeeze": [([(6, 1, 3)], lambda x: ops.squeeze(x, 2))],
+    "ExpandDims": [([(6, 3)], lambda x: ops.expand_dims(x, 1))],
+    "Swapaxes": [([(6, 4, 3)], lambda x: ops.swapaxes(x, 1, 2))],
+    "Moveaxis": [([(6, 4, 3)], lambda x: ops.moveaxis(x, -1, 1))],
+    "Repeat": [([(6, 3)], lambda x: ops.repeat(x, 2, axis=1))],
+    "Tile": [([(6, 3)], lambda x: ops.tile(x, (1, 2, 3)))],
+    "BroadcastTo": [([(1, 3)], lambda x: ops.broadcast_to(x, (64, 6, 3)))],
+    "Split": [([(6, 4)], lambda x: ops.split(x, 2, axis=1)[1])],
+    "Unstack": [([(6, 4)], lambda x: ops.unstack(x, axis=1)[2])],
+    "GetItem": [
+        ([IMAGE], lambda x: x[:, 1:, ::2]),
+        ([IMAGE], lambda x: x[:, 2]),
+        ([IMAGE], lambda x: x[..., 0]),
+    ],
+    "Take": [([IMAGE], lambda x: ops.take(x, [2, 0, 2], axis=1))],
+    "Pad": [
+        ([IMAGE], lambda x: ops.pad(x, ((0, 0), (1, 0), (2, 1), (0, 0)))),
+        ([IMAGE], lambda x: ops.pad(x, ((0, 0), (1, 1), (1, 2), (0, 0)), "reflect")),
+        ([IMAGE], lambda x: ops.pad(x, ((0, 0), (1, 1), (1, 0), (0, 0)), "symmetric")),
+    ],
+    "PadImages": [
+        ([IMAGE], lambda x: ops.image.pad_images(x, 1, 2, 0, 1)),
+    ],
+    "CropImages": [
+        ([IMAGE], lambda x: ops.image.crop_images(x, 1, 2, 0, 1)),
+    ],
+    "DepthToSpace": [([(3, 3, 8)], lambda x: ops.nn.depth_to_space(x, 2))],
+    "SpaceToDepth": [([IMAGE], lambda x: ops.nn.space_to_depth(x, 2))],
+    "StopGradient": [([IMAGE], ops.stop_gradient)],
+    "Cast": [([IMAGE], lambda x: ops.cast(x, "float32"))],
 }
 
 # Layers that need more than an example of floats: the same as above.
@@ -137,6 +219,8 @@ def rows() -> list[Row]:
     for spec in registered():
         if not spec.type.__module__.startswith("keras."):
             continue  # from a test of `register_layer`
+        if spec in floats.SPECS:
+            continue  # tests/conformance/test_keras_layers.py is about these
         known = OPERATORS if not issubclass(spec.type, keras.Layer) else LAYERS
         examples = [_applied(example) for example in spec.examples]
         result.append(Row(spec, examples or known.get(spec.type.__name__, [])))

@@ -9,12 +9,14 @@ import tensorflow as tf
 
 from kacc.quantization import fixed_point
 from kacc.quantization.integer import Grid, Quantized, quantize
+from kacc.quantization.kernels import resize
 from kacc.quantization.kernels.rescale import (
     count_of,
     exact_mean,
     f64,
     fixed,
     in_blocks,
+    in_place,
     multiplied,
     multiplier_16,
     on_grid,
@@ -143,6 +145,15 @@ class BuiltIn:
         return on_grid(
             grid, fixed_point.multiply_twice_rounded(quotient, integer, down)
         )
+
+    def resize_bilinear(self, x: Quantized, size: tuple[int, int]) -> Quantized:
+        """RESIZE_BILINEAR with half pixel centers."""
+        return in_place(x, resize.by_ten_bits(x.integers, size))
+
+    def sqrt(self, x: Quantized, grid: Grid) -> Quantized:
+        """SQRT: the fraction is cut off, not rounded."""
+        steps = tf.sqrt(tf.maximum(x.real, 0.0)) / grid.scale32
+        return on_grid(grid, tf.floor(steps))
 
     def rsqrt(self, x: Quantized, grid: Grid) -> Quantized:
         """RSQRT: an integer with 20 bits behind the point; of zero the largest."""

@@ -82,6 +82,11 @@ def on_grid(grid: Grid, value: Any) -> Quantized:
     return Quantized(grid.clip(tf.cast(value, tf.float32) + grid.zero), grid)
 
 
+def in_place(x: Quantized, integers: Any) -> Quantized:
+    """New integers on the grid of a tensor."""
+    return Quantized(tf.cast(integers, tf.float32), x.grid)
+
+
 def count_of(whole: Any, reduced: Any) -> Any:
     """How many values were summed into each one, int64."""
     return tf.size(whole, tf.int64) // tf.size(reduced, tf.int64)

@@ -8,12 +8,14 @@ from typing import Any
 import tensorflow as tf
 
 from kacc.quantization.integer import Grid, Quantized
+from kacc.quantization.kernels import resize
 from kacc.quantization.kernels.builtin import BuiltIn
 from kacc.quantization.kernels.rescale import (
     count_of,
     exponent_of,
     f64,
     float_scaled,
+    in_place,
     on_grid,
 )
 
@@ -39,14 +41,20 @@ class XnnPack(BuiltIn):
         return float_scaled(acc, scales[0] * scales[1] / grid.scale32, grid)
 
     def add(self, a: Quantized, b: Quantized, grid: Grid, sign: int = 1) -> Quantized:
-        """Multipliers of 20 bits, one shift."""
+        """Multipliers of 20 bits, one shift.
+
+        XNNPACK declines scales below a 1024th of the output's.
+        """
         scales = [x.grid.scale32 / grid.scale32 for x in (a, b)]
         exponent = exponent_of(tf.maximum(scales[0], scales[1]))
         unit = tf.pow(tf.constant(2.0, tf.float64), f64(20 - exponent))
         first, second = (tf.round(f64(scale) * unit) for scale in scales)
         total = first * f64(a.centered) + sign * second * f64(b.centered)
         rounded = tf.floor(total / unit + 0.5)
-        return Quantized(grid.clip(tf.cast(rounded, tf.float32) + grid.zero), grid)
+        own = on_grid(grid, rounded).integers
+        declined = super().add(a, b, grid, sign).integers
+        taken = tf.minimum(scales[0], scales[1]) >= 2.0**-10
+        return Quantized(tf.where(taken, own, declined), grid)
 
     def multiply(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
         """rint((qa - za)(qb - zb) * (sa sb / so)) + zo."""
@@ -62,6 +70,10 @@ class XnnPack(BuiltIn):
         # A fused multiply-add rounds once: the product itself is not rounded.
         scaled = total * f64(x.grid.scale32 / grid.scale32 / count)
         return on_grid(grid, tf.round(scaled))
+
+    def resize_bilinear(self, x: Quantized, size: tuple[int, int]) -> Quantized:
+        """Weights of 11 bits, one shift."""
+        return in_place(x, resize.by_eleven_bits(x.integers, size))
 
     def leaky_relu(self, x: Quantized, slope: float, grid: Grid) -> Quantized:
         """Multipliers of 8 bits, one for each sign, one shift."""
