@@ -21,7 +21,7 @@ from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
-from kacc.core.errors import ConversionError, UsageError, KaccError
+from kacc.core.errors import ConversionError, KaccError, UsageError
 
 _SIGNATURE = "serving_default"
 _BATCH = 32  # samples per step of calibration where the file leaves the size free

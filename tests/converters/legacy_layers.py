@@ -13,7 +13,10 @@ FILM = (4, 6, 6, 2)  # of images
 LAYERS = {
     "dense": (lambda: L.Dense(3, activation="relu"), VECTOR),
     "dense_bare": (lambda: L.Dense(3, use_bias=False), SERIES),
-    "einsum_dense": (lambda: L.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d"), SERIES),
+    "einsum_dense": (
+        lambda: L.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d"),
+        SERIES,
+    ),
     "activation": (lambda: L.Activation("swish"), VECTOR),
     "activity": (lambda: L.ActivityRegularization(0.1, 0.1), VECTOR),
     "flatten": (lambda: L.Flatten(), IMAGE),

@@ -71,7 +71,9 @@ class Subclassed(tf_keras.Model):
 
 
 def trained(model, *callbacks):
-    model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        "sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     model.fit(images(), LABELS, epochs=2, verbose=0, callbacks=list(callbacks))
     return model
 
