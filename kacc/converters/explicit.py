@@ -9,13 +9,15 @@ file by its content and replaced, the biases with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kacc.converters.flatbuffer import pack
 from kacc.core.errors import ConversionError
-from kacc.quantization.inference import ExplicitKernel
+
+if TYPE_CHECKING:  # which would import TensorFlow
+    from kacc.quantization.inference import ExplicitKernel
 
 # The operators with weights, each with the version whose kernel reads 4 bit integers
 # (tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc).

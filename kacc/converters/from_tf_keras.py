@@ -17,8 +17,8 @@ def from_tf_keras(model: Any) -> Any:
     Wrappers of tensorflow-model-optimization are taken off: pruned weights are zero and
     clustered ones are their centroids, as `strip_pruning` and `strip_clustering` leave
     them; a quantization-aware model becomes the float model inside it, without its
-    ranges. Layers, inputs and outputs keep their names, but for slashes. A layer that was
-    called with `training=False` runs so in inference; Keras 3 forgets it in training.
+    ranges. Layers, inputs and outputs keep their names, but for slashes. In training,
+    Keras 3 forgets that a layer was called with `training=False`.
 
     Args:
         model: a built tf_keras model, Sequential or functional, whose layers may be
@@ -29,8 +29,8 @@ def from_tf_keras(model: Any) -> Any:
 
     Raises:
         UsageError: if it is no tf_keras model, is not built, or is subclassed.
-        ConversionError: if Keras 3 has no like of a layer, an activation or an operator;
-            all of them are named.
+        ConversionError: if Keras 3 has no like of a layer, an activation or an
+            operator; all of them are named.
 
     Example:
         >>> import numpy as np, tf_keras

@@ -54,7 +54,7 @@ def input_names(model: Any, count: int) -> list[str] | None:
 
 
 def scheme_of(model: Any) -> str | None:
-    """ "int8" of a model that tfmot made quantization-aware, None of others.
+    """The scheme, "int8", of a model that tfmot made quantization-aware, or None.
 
     Raises:
         ConversionError: if tfmot quantized it to other bits.
@@ -118,8 +118,8 @@ def path_of(name: Any, outer: str, layers: dict[str, str]) -> str | None:
         outer: the scope that it is opened in.
         layers: the paths of the layers' scopes so far.
     """
-    # Private: a layer enters its scope by the whole name, with a slash at the end, which
-    # other layers do as well; the stack of calls tells whose it is.
+    # Private: a layer enters its scope by the whole name, with a slash at the end, as
+    # other layers do; the stack of calls tells whose it is.
     # tests/core/test_keras_private.py watches.
     from tf_keras.src.engine import base_layer_utils
 

@@ -14,8 +14,8 @@ from kacc.core.errors import KaccError
 def is_legacy_file(path: Path) -> bool:
     """Whether Keras 2, that is tf_keras, wrote a model: an .h5, .keras or SavedModel.
 
-    Keras 3 reads some of these .h5 files, not all as they were meant: its "hard_sigmoid"
-    is another function, for one.
+    Keras 3 reads some of these .h5 files, not all as they were meant: for one, its
+    "hard_sigmoid" is another function.
 
     Args:
         path: a file or folder.
@@ -64,12 +64,12 @@ def load_legacy_model(path: Path) -> Any:
     try:
         with to_log():
             model = _load(path)
-    except Exception as error:  # unknown classes, damaged files, missing parts: anything
+    except Exception as error:  # unknown classes, damaged files, missing parts
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise KaccError(
             f"The model of Keras 2 cannot be loaded ({reason.rstrip('.')})",
             received=str(path),
-            fix="Classes of your own need `kacc.convert` in a program that defines them",
+            fix="Classes of your own need `kacc.convert` in a program that has them",
         ) from error
     import tf_keras
 

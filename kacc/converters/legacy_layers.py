@@ -11,31 +11,38 @@ from kacc.core.activations import legacy_hard_sigmoid
 
 # Layers that both packages have and that compute the same; a test goes through them.
 CLASSES = frozenset(
-    """
-    Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention
-    Average AveragePooling1D AveragePooling2D AveragePooling3D BatchNormalization
-    Bidirectional CategoryEncoding CenterCrop Concatenate Conv1D Conv1DTranspose Conv2D
-    Conv2DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D ConvLSTM3D Cropping1D
-    Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout
-    ELU EinsumDense Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise
-    GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
-    GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization Identity
-    LSTM LSTMCell Lambda LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D
-    MaxPooling3D Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute
-    RNN RandomBrightness RandomContrast RandomFlip RandomRotation RandomTranslation
-    RandomZoom ReLU RepeatVector Rescaling Reshape Resizing SeparableConv1D
-    SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D
-    SpatialDropout3D StackedRNNCells Subtract TimeDistributed
-    UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D
-    ZeroPadding3D
-    """.split()
+    (
+        *("Activation", "ActivityRegularization", "Add", "AdditiveAttention"),
+        *("AlphaDropout", "Attention", "Average", "AveragePooling1D"),
+        *("AveragePooling2D", "AveragePooling3D", "BatchNormalization"),
+        *("Bidirectional", "CategoryEncoding", "CenterCrop", "Concatenate", "Conv1D"),
+        *("Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Conv3D"),
+        *("Conv3DTranspose", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Cropping1D"),
+        *("Cropping2D", "Cropping3D", "Dense", "DepthwiseConv1D", "DepthwiseConv2D"),
+        *("Dot", "Dropout", "ELU", "EinsumDense", "Embedding", "Flatten", "GRU"),
+        *("GRUCell", "GaussianDropout", "GaussianNoise", "GlobalAveragePooling1D"),
+        *("GlobalAveragePooling2D", "GlobalAveragePooling3D", "GlobalMaxPooling1D"),
+        *("GlobalMaxPooling2D", "GlobalMaxPooling3D", "GroupNormalization"),
+        *("Identity", "LSTM", "LSTMCell", "Lambda", "LayerNormalization"),
+        *("LeakyReLU", "Masking", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
+        *("Maximum", "Minimum", "MultiHeadAttention", "Multiply", "Normalization"),
+        *("PReLU", "Permute", "RNN", "RandomBrightness", "RandomContrast"),
+        *("RandomFlip", "RandomRotation", "RandomTranslation", "RandomZoom", "ReLU"),
+        *("RepeatVector", "Rescaling", "Reshape", "Resizing", "SeparableConv1D"),
+        *("SeparableConv2D", "SimpleRNN", "SimpleRNNCell", "Softmax"),
+        *("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
+        *("StackedRNNCells", "Subtract", "TimeDistributed", "UnitNormalization"),
+        *("UpSampling1D", "UpSampling2D", "UpSampling3D", "ZeroPadding1D"),
+        *("ZeroPadding2D", "ZeroPadding3D"),
+    )
 )
 # Of the same name and formula in both packages.
 ACTIVATIONS = frozenset(
-    """
-    elu exponential gelu leaky_relu linear log_softmax mish relu relu6 selu sigmoid silu
-    softmax softplus softsign swish tanh
-    """.split()
+    (
+        *("elu", "exponential", "gelu", "leaky_relu", "linear", "log_softmax"),
+        *("mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus"),
+        *("softsign", "swish", "tanh"),
+    )
 )
 _ANYTHING = object()
 # Settings that a layer of Keras 3 may lack -> the value at which nothing is lost.

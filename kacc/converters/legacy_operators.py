@@ -11,8 +11,8 @@ from typing import Any
 
 from kacc.converters.legacy_layers import NoLikeError
 
-# TensorFlow's name -> that of keras.ops, and TensorFlow's parameters in their order; one
-# that is called otherwise in keras.ops stands as "here>there".
+# TensorFlow's name -> that of keras.ops, and TensorFlow's parameters in their order; of
+# one that has another name in keras.ops, both stand with ">" between.
 _SAME = {
     "__operators__.add": "add x>x1 y>x2",
     "abs": "abs x",
@@ -141,7 +141,7 @@ def _sliced(spec: Any) -> Any:
 
 
 def _argmax(
-    input: Any,  # noqa: A002
+    input: Any,
     axis: int | None = None,
     output_type: Any = None,
     name: str | None = None,
@@ -185,7 +185,7 @@ def _split_up(
     return ops.split(value, cuts, axis=axis)
 
 
-def _identity(input: Any, name: str | None = None) -> Any:  # noqa: A002
+def _identity(input: Any, name: str | None = None) -> Any:
     return input
 
 

@@ -160,7 +160,8 @@ def require_built(model: Any) -> None:
         raise UsageError(
             "kacc works on Keras 3 models",
             received=type(model).__module__ + "." + type(model).__name__,
-            fix="Build the model with `keras`, version 3, and not with tf_keras",
+            fix="Build the model with `keras`, version 3, or make it of a tf_keras "
+            "model with kacc.from_tf_keras",
         )
     known = hasattr(model, "kept_graph") or _has_graph(model)
     if not model.built or (not known and not model._build_shapes_dict):

@@ -253,7 +253,7 @@ def test_subclassed_models_are_refused(built):
     model = Subclassed()
     if built:
         model(cases.samples((6,)))
-    with pytest.raises(UsageError, match="Sequential or functional.*Subclassed 'sub'"):
+    with pytest.raises(UsageError, match=r"Sequential or functional.*Subclassed 'sub'"):
         kacc.from_tf_keras(model)
 
 

@@ -150,7 +150,7 @@ def test_calibration_leaves_trained_ranges_alone(quantized, images, tmp_path):
 def test_calibration_fills_in_for_layers_that_were_not_annotated(images, tmp_path):
     model = models.annotated("conv_1", "out")
     path = tmp_path / "m.tflite"
-    with pytest.raises(ConversionError, match="CONV_2D from relu.*calibration"):
+    with pytest.raises(ConversionError, match=r"CONV_2D from relu.*calibration"):
         kacc.convert(model, path, "tflite-int8")
     artifact = kacc.convert(model, path, "tflite-int8", images)
     assert not list(flatbuffer.float_operators(artifact.read(), float_io=False))
@@ -169,7 +169,9 @@ def test_calibration_fills_in_for_layers_that_were_not_annotated(images, tmp_pat
 
 def test_ranges_that_no_training_has_seen(tmp_path, images):
     model = models.quantization.quantize_model(models.functional())
-    with pytest.raises(UsageError, match="seen in training.*quant_conv.*from_tf_keras"):
+    with pytest.raises(
+        UsageError, match=r"seen in train.*quant_conv.*from_tf_keras"
+    ):
         kacc.convert(model, tmp_path / "m.tflite", "tflite-int8", images)
 
 
@@ -266,7 +268,7 @@ def test_quantized_after_clustering(sparse, clustered, images, tmp_path):
 def test_subclassed_models(images, tmp_path):
     model = models.Subclassed()
     path = tmp_path / "m.tflite"
-    with pytest.raises(UsageError, match="must be built.*Subclassed 'sub'"):
+    with pytest.raises(UsageError, match=r"must be built.*Subclassed 'sub'"):
         kacc.convert(model, path, "tflite-float32")
     want = model(images)
     for target, atol in (("tflite-float32", 1e-5), ("tflite-int8", 0.1)):
@@ -279,7 +281,10 @@ def test_subclassed_models(images, tmp_path):
 
 
 def test_several_inputs_and_outputs(images, tmp_path):
-    image, extra = tf_keras.Input((8, 8, 3), name="image"), tf_keras.Input((4,), name="extra")
+    image, extra = (
+        tf_keras.Input((8, 8, 3), name="image"),
+        tf_keras.Input((4,), name="extra"),
+    )
     x = L.GlobalAveragePooling2D()(image)
     outputs = [L.Dense(2, name="b")(x), L.Dense(3, name="a")(extra)]
     model = tf_keras.Model({"image": image, "extra": extra}, outputs)

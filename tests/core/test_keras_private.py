@@ -319,3 +319,78 @@ def test_a_callback_finds_its_siblings_among_its_callers():
     assert [c for c in found[0] if c in (probe, other)] == [probe, other]
     probe.set_model(model)
     assert found[1] == []
+
+
+@pytest.fixture
+def old_model():
+    """A functional model of tf_keras, with one of half precision inside."""
+    tf_keras = pytest.importorskip("tf_keras")
+    inner = tf_keras.Sequential(
+        [tf_keras.layers.Dense(2, dtype="mixed_bfloat16", name="dense")], name="inner"
+    )
+    x = tf_keras.Input((3,), name="x")
+    return tf_keras.Model({"x": x}, [inner(x)], name="outer")
+
+
+def test_walk_through_the_layers_of_tf_keras(old_model):
+    """converters.tfmot, converters.legacy: every layer, once."""
+    names = [layer.name for layer in old_model._flatten_layers()]
+    assert names.count("dense") == 1
+    assert {"outer", "x", "inner", "dense"} <= set(names)
+
+
+def test_dtype_policy_of_tf_keras(old_model):
+    """converters.legacy: the policy of a built layer can be changed and put back."""
+    layer = old_model.get_layer("inner").layers[0]
+    assert layer.compute_dtype == "bfloat16"
+    policy = layer.dtype_policy
+    layer._set_dtype_policy("float32")
+    assert layer(np.ones((1, 3))).dtype == tf.float32
+    layer._set_dtype_policy(policy)
+    assert layer(np.ones((1, 3))).dtype == tf.bfloat16
+
+
+def test_scopes_of_tf_keras(old_model):
+    """converters.legacy: a layer opens its scope by its whole name, inside its call."""
+    base = importlib.import_module("tf_keras.src.engine.base_layer_utils")
+    seen = []
+
+    @tf.function
+    def trace(x):
+        graph = tf.compat.v1.get_default_graph()
+        original = graph.name_scope
+
+        def name_scope(name):
+            layer = base.call_context().layer
+            seen.append((name, layer and layer.name))
+            return original(name)
+
+        graph.name_scope = name_scope
+        try:
+            return old_model({"x": x})
+        finally:
+            graph.name_scope = original
+
+    trace.get_concrete_function(tf.TensorSpec((1, 3)))
+    for pair in (
+        ("outer/", "outer"),
+        ("outer/inner/", "inner"),
+        ("outer/inner/dense/", "dense"),
+    ):
+        assert pair in seen
+
+
+def test_graphs_of_tf_keras(old_model):
+    """converters.from_tf_keras: nodes by depth, and the structures of both ends."""
+    functional = importlib.import_module("tf_keras.src.engine.functional").Functional
+    assert isinstance(old_model, functional)
+    assert old_model._is_graph_network
+    assert type(old_model).call is functional.call
+    nodes = [n for depth in old_model._nodes_by_depth.values() for n in depth]
+    (node,) = [n for n in nodes if not n.is_input]
+    assert node.layer.name == "inner"
+    assert node.call_args[0] is old_model.inputs[0]
+    assert node.outputs is old_model.outputs[0]
+    assert old_model._nested_inputs["x"] is old_model.inputs[0]
+    assert old_model.inputs[0]._keras_history.layer.name == "x"
+    assert old_model._nested_outputs is old_model.outputs[0]
