@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kacc.converters import flatbuffer
 from kacc.converters.artifact import Artifact
+from kacc.converters.chains import Chains
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
-from kacc.converters.trace import FrozenGraph, freeze
+from kacc.converters.trace import freeze
 from kacc.core.manifest import TensorInfo
 
 if TYPE_CHECKING:
@@ -24,16 +25,6 @@ LAYER_SAMPLES = 16  # of which the values of all layers are held at once
 # How far a float file may be from Keras, as a share of the largest value, before a
 # layer computes something else: order of additions, rounded weights, int8 weights.
 _ALLOWED = {"tflite-float32": 1e-4, "tflite-float16": 1e-2, "tflite-dynamic": 0.1}
-
-# Operations that converters fuse into the one before them.
-_FUSED = frozenset(
-    (
-        *("Add", "AddV2", "BiasAdd", "Sub", "Mul", "Minimum", "Maximum"),
-        *("Relu", "Relu6", "LeakyRelu", "FakeQuantWithMinMaxVars"),
-        *("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
-        *("Squeeze", "Reshape", "ExpandDims", "Identity"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -91,22 +82,21 @@ def layer_table(
         A row per layer, in the order in which the file runs.
     """
     graph = freeze(model)
-    chains = _Chains(graph)
+    chains = Chains(graph)
     tensors = list(_file_tensors(artifact, samples, kernels))
     captured = _captured(model, samples, kernels)
+    if captured is not None:
+        found = [_attached_row(tensor, chains, captured) for tensor in tensors]
+        return tuple(row for row in found if row is not None)
     rows: dict[str, LayerParity] = {}
-    if captured is None:
-        wanted = sorted({node for t in tensors for node in chains.of(t.name)})
-        values = chains.values(wanted, samples)
-        for tensor in tensors:
-            # A plain model has no grid: its values may lie between two integers.
-            allowed = (
-                1 if tensor.info.is_quantized else _ALLOWED.get(artifact.target, 1e-4)
-            )
-            _add_plain(rows, tensor, chains, values, allowed)
-    else:
-        for tensor in tensors:
-            _add_attached(rows, tensor, chains, captured)
+    wanted = sorted({node for t in tensors for node in chains.of(t.name)})
+    values = chains.values(wanted, samples)
+    for tensor in tensors:
+        # A plain model has no grid: its values may lie between two integers.
+        exact = _ALLOWED.get(artifact.target, 1e-4)
+        _add_plain(
+            rows, tensor, chains, values, 1 if tensor.info.is_quantized else exact
+        )
     return tuple(rows.values())
 
 
@@ -157,108 +147,21 @@ def _file_tensors(
         yield _FileTensor(tensor.name, operator, value[: len(samples)], info)
 
 
-class _Chains:
-    """Finds for a tensor of the file the operations of the graph it may stand for.
+@dataclass
+class _Captured:
+    """What a quantized model computes, by layer path, in the order of execution.
 
-    The name tells where a fused operator starts. Where it ends is not always in the
-    name, so all operations that could have been fused behind it are candidates.
+    Args:
+        outputs: after each call of a layer: integers, or floats of one left in float.
+        inner: behind each operator inside a layer.
     """
 
-    def __init__(self, graph: FrozenGraph) -> None:
-        self.graph = graph
-        self.nodes = {node.name: node for node in graph.graph_def.node}
-
-    @cached_property
-    def consumers(self) -> Mapping[str, list[str]]:
-        """Node -> the nodes that read it."""
-        table: dict[str, list[str]] = {name: [] for name in self.nodes}
-        for node in self.nodes.values():
-            for source in node.input:
-                table[source.split(":")[0].removeprefix("^")].append(node.name)
-        return table
-
-    @cached_property
-    def order(self) -> Mapping[str, int]:
-        """Node -> its place in an order in which each follows what it reads."""
-        waiting = {name: len(set(n.input)) for name, n in self.nodes.items()}
-        ready = [name for name, count in waiting.items() if not count]
-        order: dict[str, int] = {}
-        while ready:
-            name = ready.pop()
-            order[name] = len(order)
-            for consumer in set(self.consumers[name]):
-                waiting[consumer] -= 1
-                if not waiting[consumer]:
-                    ready.append(consumer)
-        return order
-
-    def of(self, tensor: str) -> list[str]:
-        """The operations that a tensor of the file may stand for, first to last."""
-        return [n for n in self._chain(tensor) if self.nodes[n].op != "Identity"]
-
-    def _chain(self, tensor: str) -> list[str]:
-        named = [self._node(part) for part in tensor.split(";")]
-        known = [name for name in named if name is not None]
-        if not known:
-            return []
-        chain = [max(known, key=lambda name: self.order[name])]
-        while True:
-            after = self.consumers[chain[-1]]
-            if len(after) != 1 or not self._fusible(after[0]):
-                return chain
-            chain.append(after[0])
-
-    def _fusible(self, name: str) -> bool:
-        """Whether an operation works on one tensor; its other inputs are constants."""
-        node = self.nodes[name]
-        sources = [source.split(":")[0] for source in node.input]
-        return node.op in _FUSED and sum(s in self.computed for s in sources) == 1
-
-    @cached_property
-    def computed(self) -> frozenset[str]:
-        """The nodes that depend on the inputs."""
-        found: set[str] = set()
-        for name in sorted(self.order, key=lambda name: self.order[name]):
-            node = self.nodes[name]
-            sources = {source.split(":")[0] for source in node.input}
-            if node.op == "Placeholder" or sources & found:
-                found.add(name)
-        return frozenset(found)
-
-    def values(self, names: Sequence[str], samples: Samples) -> dict[str, np.ndarray]:
-        """The values of operations on the samples."""
-        import tensorflow as tf
-
-        function = self.graph.function([f"{name}:0" for name in names])
-        outputs = function(*[tf.constant(array) for array in samples.inputs])
-        return {n: np.asarray(v) for n, v in zip(names, outputs, strict=True)}
-
-    def _node(self, part: str) -> str | None:
-        """The operation that a part of a name stands for.
-
-        Converters add digits where a name is taken, and rename operations that they
-        rewrite ("sum/Add" to "sum/BiasAdd"): then it is the last one of the layer.
-        """
-        name = part.split(":")[0]
-        while name not in self.nodes and name[-1:].isdigit():
-            name = name[:-1]
-        if name in self.nodes:
-            return name
-        layer = self.graph.layer_of(name)
-        return self.last.get(layer) if layer else None
-
-    @cached_property
-    def last(self) -> Mapping[str, str]:
-        """Layer -> the last of its operations."""
-        ordered = sorted(self.computed, key=lambda name: self.order[name])
-        layers = {name: self.graph.layer_of(name) for name in ordered}
-        return {layer: name for name, layer in layers.items() if layer}
+    outputs: dict[str, list[Any]]
+    inner: dict[str, list[Any]]
 
 
-def _captured(
-    model: Any, samples: Samples, kernels: str
-) -> dict[str, Quantized] | None:
-    """The integers after each layer of a quantized model, by path; None of others."""
+def _captured(model: Any, samples: Samples, kernels: str) -> _Captured | None:
+    """What the simulation of a quantized model computes; None of others."""
     import tensorflow as tf
 
     from kacc.quantization import scheme_of
@@ -267,16 +170,19 @@ def _captured(
 
     if scheme_of(model) is None:
         return None
-    seen: dict[str, Quantized] = {}
-    simulation = Simulation(model, kernels_named(kernels))
-    simulation.run([tf.constant(array) for array in samples.inputs], seen.__setitem__)
+    seen = _Captured(defaultdict(list), defaultdict(list))
+    Simulation(model, kernels_named(kernels)).run(
+        [tf.constant(array) for array in samples.inputs],
+        lambda path, value: seen.outputs[path].append(value),
+        lambda path, value: seen.inner[path].append(value),
+    )
     return seen
 
 
 def _add_plain(
     rows: dict[str, LayerParity],
     tensor: _FileTensor,
-    chains: _Chains,
+    chains: Chains,
     values: Mapping[str, np.ndarray],
     allowed: float,
 ) -> None:
@@ -291,27 +197,62 @@ def _add_plain(
     rows[layer] = _row(layer, tensor, wants[best], allowed)
 
 
-def _add_attached(
-    rows: dict[str, LayerParity],
-    tensor: _FileTensor,
-    chains: _Chains,
-    captured: Mapping[str, Quantized],
-) -> None:
-    """Compares with the first layer behind the name that ends there with a range."""
+def _attached_row(
+    tensor: _FileTensor, chains: Chains, captured: _Captured
+) -> LayerParity | None:
+    """Compares with the first layer behind the name that ends there with a range.
+
+    Else the tensor lies inside a layer, and is compared with what its operators make.
+    """
     names = chains.of(tensor.name)
     for name in names:
         layer = chains.graph.layer_of(name) or ""
-        found = captured.get(layer)
-        ends = chains.last.get(layer) in names  # and is not a tensor inside the layer
-        if found is not None and ends and _size(found.integers) == tensor.value.size:
-            want = np.asarray(found.real).reshape(tensor.value.shape)
-            steps = _integers(found, tensor.info)
-            rows[layer] = _row(layer, tensor, want, allowed=0, steps=steps)
-            return
+        # Otherwise it is a tensor inside the layer, maybe of the same size.
+        if chains.last.get(layer) in names:
+            outputs = captured.outputs.get(layer, [])
+            row, used = _best(layer, tensor, outputs)
+            outputs[:] = [value for value in outputs if value is not used]
+            if row is not None:
+                return row
+    around = chains.graph.layer_of(names[0]) if names else None
+    if around is None or tensor.info.scale is None:
+        return None
+    inner = captured.inner.get(around, [])
+    same_grid = [value for value in inner if _integers(value, tensor.info) is not None]
+    row, used = _best(around, tensor, same_grid)
+    inner[:] = [value for value in inner if value is not used]
+    return row
 
 
-def _size(value: Any) -> int:
-    return int(np.prod(value.shape))
+def _best(
+    layer: str, tensor: _FileTensor, values: list[Any]
+) -> tuple[LayerParity | None, Any]:
+    """The row by the value that fits best, and that value, which serves no other.
+
+    A shared layer has some for each call, a composed one for each operator.
+    """
+    best: tuple[LayerParity | None, Any] = (None, None)
+    for value in values:
+        row = _compared(layer, tensor, value)
+        if row is not None and (best[0] is None or row.equal > best[0].equal):
+            best = row, value
+    return best
+
+
+def _compared(layer: str, tensor: _FileTensor, value: Any) -> LayerParity | None:
+    """The row by one value of the simulation, or None if it cannot be the tensor."""
+    from kacc.quantization.integer import Quantized
+
+    whole = value.integers if isinstance(value, Quantized) else value
+    quantized = isinstance(value, Quantized)
+    fits = int(np.prod(whole.shape)) == tensor.value.size
+    if not fits or quantized != tensor.info.is_quantized:
+        return None
+    if not quantized:
+        want = np.asarray(value).reshape(tensor.value.shape)
+        return _row(layer, tensor, want, _ALLOWED["tflite-float32"])
+    want = np.asarray(value.real).reshape(tensor.value.shape)
+    return _row(layer, tensor, want, 0, _integers(value, tensor.info))
 
 
 def _integers(found: Quantized, info: TensorInfo) -> np.ndarray | None:

@@ -234,8 +234,7 @@ class Operators:
 
     def minimum(self, x: Quantized, limit: float) -> Quantized:
         """MINIMUM with a number, on the grid of the input."""
-        bound = integer.quantize(tf.constant(limit), x.grid).integers
-        return Quantized(tf.minimum(x.integers, bound), x.grid)
+        return self.kernels.minimum(x, integer.quantize(tf.constant(limit), x.grid))
 
     def divide(self, a: Quantized, b: Quantized, name: str) -> Quantized:
         """DIV."""

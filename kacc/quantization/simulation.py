@@ -9,6 +9,7 @@ training goes on.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -129,12 +130,17 @@ class Simulation:
         with _ordered_arithmetic():
             return self._compiled(inputs)
 
-    def run(self, inputs: list[Any], on_tensor: Any = None) -> Any:
+    def run(
+        self, inputs: list[Any], on_tensor: Any = None, on_operator: Any = None
+    ) -> Any:
         """The same, operator by operator in the present graph.
 
         Args:
             inputs: flat list of float tensors.
-            on_tensor: called with each call's path and its `Quantized` output.
+            on_tensor: called with each call's path and its output: `Quantized`, or a
+                float tensor of a layer that is left in float.
+            on_operator: called with the call's path and each `Quantized` tensor that
+                an operator inside the layer makes, before the layer's relu.
         """
         values = [
             self._enter(tensor, value)
@@ -142,8 +148,8 @@ class Simulation:
         ]
 
         def apply(call: Call, values: list[Any]) -> list[Any]:
-            outputs = tree.flatten(self._apply(call, values))
-            if on_tensor is not None and isinstance(outputs[0], Quantized):
+            outputs = tree.flatten(self._apply(call, values, on_operator))
+            if on_tensor is not None:
                 on_tensor(call.path, outputs[0])
             return [
                 self._enter(tensor, value)
@@ -183,7 +189,7 @@ class Simulation:
         transform, name = self.entering[tensor]
         return integer.quantize(value, grid_named(transform, name))
 
-    def _apply(self, call: Call, values: list[Any]) -> Any:
+    def _apply(self, call: Call, values: list[Any], on_operator: Any) -> Any:
         spec = registry.find(call.operation)
         swallowed = call.inputs and call.inputs[0] in self.placement.fused_tensors
         if swallowed and isinstance(values[0], Quantized):
@@ -196,17 +202,24 @@ class Simulation:
                 return values[0]
             if spec.output is not Output.RANGE and spec.integer is None:
                 return _moved(call, values)
-            return self._integer_call(call, spec, values)
+            return self._integer_call(call, spec, values, on_operator)
 
     def _integer_call(
-        self, call: Call, spec: registry.LayerSpec, values: list[Any]
+        self,
+        call: Call,
+        spec: registry.LayerSpec,
+        values: list[Any],
+        on_operator: Any,
     ) -> Any:
         assert spec.integer is not None, f"{spec.type} has no integer arithmetic"
+        kernels: Any = self.kernels
+        if on_operator is not None:
+            kernels = _Watched(kernels, functools.partial(on_operator, call.path))
         file = Operators(
             call.operation,
             self._output_range(self.ends.get(call, call)),
             self.placement.folded.get(call),
-            self.kernels,
+            kernels,
         )
         args, kwargs = fill(call, values)
         for name in ("training", "mask"):  # Keras adds them to calls in a `call`
@@ -256,6 +269,24 @@ class Simulation:
         if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
             kwargs = {**kwargs, "training": False}
         return operation(*args, **kwargs)
+
+
+class _Watched:
+    """Kernels that show each tensor that they make."""
+
+    def __init__(self, kernels: Any, show: Callable[[Quantized], None]) -> None:
+        self._kernels = kernels
+        self._show = show
+
+    def __getattr__(self, name: str) -> Any:
+        operator = getattr(self._kernels, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            result = operator(*args, **kwargs)
+            self._show(result)
+            return result
+
+        return watched
 
 
 def simulated_call(

@@ -132,6 +132,10 @@ class BuiltIn:
         flat = multiplied(x.centered * slopes.integers, fine)
         return on_grid(grid, tf.where(x.centered >= 0, steep, flat))
 
+    def minimum(self, x: Quantized, bound: Quantized) -> Quantized:
+        """MINIMUM, on the grid of both."""
+        return Quantized(tf.minimum(x.integers, bound.integers), x.grid)
+
     def divide(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
         """DIV: the product with a reciprocal of 31 bits."""
         inverse, exponent = fixed_point.reciprocal(tf.cast(b.centered, tf.int64), 31)
