@@ -104,12 +104,28 @@ class Chains:
         rewrite ("sum/Add" to "sum/BiasAdd"): then it is the last one of the layer.
         """
         name = part.split(":")[0]
-        while name not in self.nodes and name[-1:].isdigit():
-            name = name[:-1]
-        if name in self.nodes:
-            return name
-        layer = self.graph.layer_of(name)
+        for known in (name, self._scoped(name)):
+            while known not in self.nodes and known[-1:].isdigit():
+                known = known[:-1]
+            if known in self.nodes:
+                return known
+        layer = self.graph.layer_of(name) or self.graph.layer_of(self._scoped(name))
         return self.last.get(layer) if layer else None
+
+    def _scoped(self, name: str) -> str:
+        """The name below the scope of its layer, where it starts with a layer's path.
+
+        So start those in the file of a plain model that kacc quantized itself.
+        """
+        path = name
+        while path and path not in self.scopes:
+            path = path.rpartition("/")[0]
+        return self.scopes[path] + name[len(path) :] if path else name
+
+    @cached_property
+    def scopes(self) -> Mapping[str, str]:
+        """Path of a layer -> its scope."""
+        return {path: scope for scope, path in self.graph.layers.items() if path}
 
     @cached_property
     def last(self) -> Mapping[str, str]:

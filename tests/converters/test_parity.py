@@ -97,8 +97,12 @@ def test_a_layer_inside_another_is_named_by_its_path(model, float_file, images):
     assert found.first_difference.layer.startswith("block/")
 
 
-def test_every_layer_of_the_file_is_in_the_table(int8_parity):
-    found = [layer.layer for layer in int8_parity.layers]
+@pytest.mark.parametrize("backend", ["tflite", "ai-edge", "kacc"])
+def test_every_layer_of_the_file_is_in_the_table(model, images, tmp_path, backend):
+    """Backends name tensors in their own ways."""
+    path = tmp_path / "m.tflite"
+    artifact = convert(model, path, "tflite-int8", images, backend=backend)
+    found = [layer.layer for layer in parity(model, artifact, images).layers]
     assert found[0].startswith("block/")
     assert found[1:] == ["conv", "conv_1", "Flat", "logits", "classes"]
 
