@@ -14,15 +14,15 @@ from keras.src.ops import nn, numpy
 from kacc.core.registry import LayerSpec, Weight
 from kacc.support.activations import (
     ACTIVATIONS,
-    Activation,
     absolute,
     clipped,
-    exponential_linear,
     gelu,
     leaky_relu,
     name_of,
     unsupported,
 )
+from kacc.support.composed import celu, exponential_linear, soft_shrink, squareplus
+from kacc.support.pointwise import Activation
 
 
 def _relu_name(layer: Any) -> str:
@@ -206,6 +206,15 @@ SPECS = [
     _named(nn.HardTanh, "hard_tanh"),
     _named(nn.Selu, "selu"),
     _named(nn.Softplus, "softplus"),
+    spec_for(nn.Celu, lambda op: celu(op.alpha), lambda op: "celu"),
+    spec_for(nn.Squareplus, lambda op: squareplus(op.b), lambda op: "squareplus"),
+    spec_for(
+        nn.SoftShrink, lambda op: soft_shrink(op.threshold), lambda op: "soft_shrink"
+    ),
+    _named(nn.TanhShrink, "tanh_shrink"),
+    _named(nn.LogSigmoid, "log_sigmoid"),
+    _named(nn.SparsePlus, "sparse_plus"),
+    _named(nn.SparseSigmoid, "sparse_sigmoid"),
     _named(nn.Softsign, "softsign"),
     _named(nn.Softmax, "softmax", _last_axis_only),
 ]

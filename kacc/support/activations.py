@@ -6,9 +6,7 @@ own. The others become operators, with the tensors named here between them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,33 +14,10 @@ from keras import ops
 
 from kacc.core import attach
 from kacc.core.registry import RangeSpec
+from kacc.support.composed import COMPOSED
+from kacc.support.pointwise import SIGNED_UNIT, UNIT, Activation
 
-# The TFLite specification fixes the output of LOGISTIC and SOFTMAX at scale 1/256,
-# zero point -128: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
-# And that of TANH at scale 1/128, zero point 0. Of 16 bits all have scale 1/32768.
-_FIXED_16 = (-32767 / 32768, 32767 / 32768)
-UNIT = RangeSpec(fixed=(0.0, 255 / 256), symmetric=_FIXED_16)
-SIGNED_UNIT = RangeSpec(fixed=(-1.0, 127 / 128), symmetric=_FIXED_16)
 BEFORE = "pre_activation"
-
-
-@dataclass(frozen=True)
-class Activation:
-    """How the file computes an activation.
-
-    Args:
-        apply: `apply(steps, x)`, passing the tensors between through `steps.range`.
-        integer: `integer(file, x)`, with the file's operators as methods of `file`.
-        output: the tensor at its end.
-        inner: the tensors between its operators.
-        fused: whether it costs nothing at the end of a convolution.
-    """
-
-    apply: Callable[[Any, Any], Any]
-    integer: Callable[[Any, Any], Any]
-    output: RangeSpec = field(default_factory=RangeSpec)
-    inner: Mapping[str, RangeSpec] = field(default_factory=dict)
-    fused: bool = False
 
 
 def _gated(steps: Any, x: Any) -> Any:
@@ -64,70 +39,6 @@ def _hard_sigmoid(steps: Any, x: Any) -> Any:
 def _integer_hard_sigmoid(file: Any, x: Any) -> Any:
     shifted = file.add(x, file.constant(3.0), "shifted")
     return file.multiply(shifted, file.constant(1.0 / 6.0), "output")
-
-
-def _softplus(steps: Any, x: Any) -> Any:
-    """relu(x) - log(sigmoid(|x|)): no exponential that could grow."""
-    size = steps.range("size", ops.absolute(x))
-    share = steps.range("share", ops.sigmoid(size))
-    logarithm = steps.range("logarithm", ops.log(share))
-    return steps.range("positive", ops.relu(x)) - logarithm
-
-
-def _integer_softplus(file: Any, x: Any) -> Any:
-    size = file.table(x, ops.absolute, "size")
-    share = file.table(size, ops.sigmoid, "share")
-    logarithm = file.table(share, ops.log, "logarithm")
-    return file.subtract(file.relu(x, "positive"), logarithm, "output")
-
-
-def _softsign(steps: Any, x: Any) -> Any:
-    size = steps.range("size", ops.absolute(x))
-    return x / steps.range("divisor", size + 1.0)
-
-
-def _integer_softsign(file: Any, x: Any) -> Any:
-    size = file.table(x, ops.absolute, "size")
-    return file.divide(x, file.add(size, file.constant(1.0), "divisor"), "output")
-
-
-def exponential_linear(alpha: float, scale: float = 1.0) -> Activation:
-    """The family of elu: scale * (relu(x) + alpha * (exp(min(x, 0)) - 1)).
-
-    LiteRT's ELU takes int8, but the converter leaves it in float and the reference
-    kernels lack it. The ranges of the terms are known: only the exponential's own
-    rounding and that of the sum are lost.
-    """
-    depth = alpha * scale
-
-    def apply(steps: Any, x: Any) -> Any:
-        positive = ops.relu(x if scale == 1 else x * scale)
-        negative = steps.range("exponential", ops.exp(ops.minimum(x, 0.0)))
-        negative = steps.range("negative", negative - 1.0)
-        if depth != 1:
-            negative = steps.range("scaled", negative * depth)
-        return steps.range("positive", positive) + negative
-
-    def integer(file: Any, x: Any) -> Any:
-        if scale == 1:
-            positive = file.relu(x, "positive")
-        else:
-            positive = file.multiply(x, file.constant(scale), "positive")
-        below = file.minimum(x, 0.0)
-        negative = file.table(below, ops.exp, "exponential")
-        negative = file.subtract(negative, file.constant(1.0), "negative")
-        if depth != 1:
-            negative = file.multiply(negative, file.constant(depth), "scaled")
-        return file.add(positive, negative, "output")
-
-    inner = {
-        "exponential": RangeSpec(fixed=(0.0, 1.0)),
-        "negative": RangeSpec(fixed=(-1.0, 0.0)),
-        "positive": RangeSpec(nonnegative=True),
-    }
-    if depth != 1:
-        inner["scaled"] = RangeSpec(fixed=(-depth, 0.0))
-    return Activation(apply, integer, inner=inner)
 
 
 def gelu(approximate: bool) -> Activation:
@@ -201,29 +112,8 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "hard_tanh": clipped(-1.0, 1.0),
     "leaky_relu": leaky_relu(0.2),
-    "elu": exponential_linear(1.0),
-    # Klambauer et al. 2017, arXiv:1706.02515.
-    "selu": exponential_linear(1.6732632423543772, 1.0507009873554805),
     "exponential": Activation(lambda steps, x: ops.exp(x), _table(ops.exp)),
-    "softplus": Activation(
-        _softplus,
-        _integer_softplus,
-        inner={
-            "size": RangeSpec(nonnegative=True),
-            "share": UNIT,
-            "logarithm": RangeSpec(fixed=(-math.log(2.0), 0.0)),
-            "positive": RangeSpec(nonnegative=True),
-        },
-    ),
-    "softsign": Activation(
-        _softsign,
-        _integer_softsign,
-        RangeSpec(fixed=(-1.0, 1.0)),
-        {
-            "size": RangeSpec(nonnegative=True),
-            "divisor": RangeSpec(nonnegative=True),
-        },
-    ),
+    **COMPOSED,
 }
 
 # keras.activations.swish and hard_swish are other names of silu and hard_silu.

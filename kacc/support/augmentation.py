@@ -19,7 +19,6 @@ def _row(cls: type, *args: Any) -> LayerSpec:
 
 SPECS = [
     _row(layers.AugMix),
-    _row(layers.Equalization),
     _row(layers.RandAugment),
     _row(layers.RandomBrightness, 0.2),
     _row(layers.RandomColorDegeneration, 0.2),
@@ -37,7 +36,7 @@ SPECS = [
     _row(layers.RandomRotation, 0.1),
     _row(layers.RandomSaturation, 0.2),
     _row(layers.RandomSharpness, 0.2),
-    _row(layers.RandomShear, 0.1, 0.1),
+    _row(layers.RandomShear),
     _row(layers.RandomTranslation, 0.1, 0.1),
     _row(layers.RandomZoom, 0.1),
     _row(layers.Solarization),

@@ -1,10 +1,13 @@
-"""Layers that stay in float, each with the reason that `kacc.quantize` reports."""
+"""What stays in float, each with the reason that `kacc.quantize` reports."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import keras
+
+# Private: see kacc/support/activation.py.
+from keras.src.ops import nn, numpy
 
 from kacc.core.registry import LayerSpec
 
@@ -92,11 +95,13 @@ SPECS = [
         _IMAGES,
         layers.AutoContrast,
         layers.ContrastLimitedAdaptiveHistogramEqualization,
+        layers.Equalization,
     ),
     *_reported(_LABELS, layers.MixUp, layers.CutMix, layers.MaxNumBoundingBoxes),
     *_reported(_MASKED, layers.Masking),
     *_reported(
-        "at inference it leaves images uncropped, or resizes them", layers.RandomCrop
+        "at inference it gives images of another size than Keras says",
+        layers.RandomCrop,
     ),
     *_reported(
         "its statistics go over groups of channels, which takes five dimensions",
@@ -105,6 +110,23 @@ SPECS = [
     *_reported(
         "a square root of a sum of squares has too wide a range for 8 bits",
         layers.UnitNormalization,
+    ),
+    *_reported(
+        "LiteRT's reference kernels lack it for integers",
+        numpy.Tile,
+        numpy.BroadcastTo,
+        nn.DepthToSpace,
+    ),
+    *_reported(
+        "the product of two tensors stays in float",
+        numpy.Matmul,
+        numpy.Einsum,
+        numpy.Dot,
+        numpy.Tensordot,
+        numpy.Inner,
+    ),
+    *_reported(
+        "the reference kernels of LOG_SOFTMAX are not known to kacc", nn.LogSoftmax
     ),
     *_reported(
         "its weight is used as a table and as a kernel", layers.ReversibleEmbedding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 
 # Private: see kacc/support/activation.py.
 from keras.src.ops import image as operators
+from keras.src.ops import numpy
 
 from kacc.core.registry import LayerSpec, Output
 
@@ -81,7 +83,71 @@ def _row(
     )
 
 
+def _repeated(x: Any, axis: int, times: int) -> Any:
+    """Each entry along an axis several times: a RESIZE_NEAREST_NEIGHBOR.
+
+    Keras's own form becomes a TILE, which the reference kernels lack for integers.
+    """
+    before, after = x.shape[1:axis], x.shape[axis + 1 :]
+    image = (-1, math.prod(before), x.shape[axis], math.prod(after))
+    size = (image[1], times * image[2])
+    images = keras.ops.image.resize(
+        keras.ops.reshape(x, image), size, interpolation="nearest"
+    )
+    return keras.ops.reshape(images, (-1, *before, size[1], *after))
+
+
+def _repeating(
+    cls: type, repeat: Callable[[Any, Any], Any], **options: Any
+) -> LayerSpec:
+    return LayerSpec(
+        cls,
+        output=Output.SAME,
+        call=lambda layer, steps, x: repeat(layer, x),
+        **options,
+    )
+
+
+def _repeat_volumes(layer: Any, x: Any) -> Any:
+    for axis, times in enumerate(layer.size, start=1):
+        x = _repeated(x, axis, times)
+    return x
+
+
+def _repeat_vector(layer: Any, x: Any) -> Any:
+    return _repeated(keras.ops.expand_dims(x, 1), 1, layer.n)
+
+
+def _repeat_reason(operator: Any) -> str | None:
+    if isinstance(operator.repeats, int) and operator.axis is not None:
+        return None
+    return "it repeats by a list of numbers, or a flattened tensor"
+
+
 SPECS = [
+    _repeating(
+        layers.RepeatVector,
+        _repeat_vector,
+        examples=(lambda: (layers.RepeatVector(3), [(6,)]),),
+    ),
+    _repeating(
+        layers.UpSampling1D,
+        lambda layer, x: _repeated(x, 1, layer.size),
+        examples=(lambda: (layers.UpSampling1D(3), [(8, 3)]),),
+    ),
+    _repeating(
+        layers.UpSampling3D,
+        _repeat_volumes,
+        supported=_data_format_reason,
+        examples=(lambda: (layers.UpSampling3D((1, 2, 3)), [(4, 3, 4, 2)]),),
+    ),
+    _repeating(
+        numpy.Repeat,
+        lambda operator, x: _repeated(
+            x, operator.axis % len(x.shape), operator.repeats
+        ),
+        supported=_repeat_reason,
+    ),
     _row(
         layers.UpSampling2D,
         _upsampled_size,

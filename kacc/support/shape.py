@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -64,13 +65,31 @@ def _cast_reason(operator: Any) -> str | None:
     return f"a cast to {operator.dtype} is not supported"
 
 
+def _split(operator: Any, steps: Any, x: Any) -> list[Any]:
+    """Slices: a SPLIT of which one part is not used stays in float."""
+    axis, parts = operator.axis % len(x.shape), operator.indices_or_sections
+    size = x.shape[axis]
+    if isinstance(parts, int):
+        parts = range(size // parts, size, size // parts)
+    ends = [0, *parts, size]
+    return [_slice(x, axis, slice(*pair)) for pair in pairwise(ends)]
+
+
+def _unstack(operator: Any, steps: Any, x: Any) -> list[Any]:
+    axis = operator.axis % len(x.shape)
+    return [_slice(x, axis, i) for i in range(x.shape[axis])]
+
+
+def _slice(x: Any, axis: int, part: slice | int) -> Any:
+    return x[(*[slice(None)] * axis, part)]
+
+
 _IMAGE, _SEQUENCE, _VOLUME = (6, 6, 3), (8, 3), (4, 3, 4, 2)
 
 SPECS = [
     _moves(layers.Flatten, 4, 4, 3),
     _moves(layers.Reshape, 4, 4, 3, config={"target_shape": (16, 3)}),
     _moves(layers.Permute, 6, 4, 3, config={"dims": (2, 1, 3)}),
-    _moves(layers.RepeatVector, 6, config={"n": 3}),
     _moves(layers.ZeroPadding1D, *_SEQUENCE, config={"padding": 2}),
     _moves(layers.ZeroPadding2D, *_IMAGE, config={"padding": ((0, 1), (0, 1))}),
     _moves(layers.ZeroPadding3D, *_VOLUME, config={"padding": (1, 0, 2)}),
@@ -83,8 +102,6 @@ SPECS = [
         supported=_crop_reason,
         config={"height": 4, "width": 3},
     ),
-    _moves(layers.UpSampling1D, *_SEQUENCE, config={"size": 3}),
-    _moves(layers.UpSampling3D, *_VOLUME, config={"size": (1, 2, 1)}),
     _is_gone(layers.Dropout, *_IMAGE, rate=0.5),
     _is_gone(layers.SpatialDropout1D, *_SEQUENCE, rate=0.5),
     _is_gone(layers.SpatialDropout2D, *_IMAGE, rate=0.5),
@@ -106,17 +123,13 @@ SPECS = [
             operators.ExpandDims,
             operators.Swapaxes,
             operators.Moveaxis,
-            operators.Repeat,
-            operators.Tile,
-            operators.BroadcastTo,
-            operators.Split,
-            core.Unstack,
-            nn.DepthToSpace,
             nn.SpaceToDepth,
             image.PadImages,
             image.CropImages,
         )
     ),
+    LayerSpec(operators.Split, output=Output.SAME, call=_split),
+    LayerSpec(core.Unstack, output=Output.SAME, call=_unstack),
     _moves(operators.GetItem, supported=only_first_computed),
     _moves(operators.Take, supported=only_first_computed),
     _moves(operators.Pad, supported=_pad_reason),

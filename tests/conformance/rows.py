@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from kacc.core.registry import LayerSpec, registered
-from kacc.support import floats
+from kacc.support import augmentation, floats
 
 IMAGE = (6, 6, 3)
 
@@ -66,6 +66,16 @@ OPERATORS = {
     "Softplus": [([IMAGE], ops.softplus)],
     "Softsign": [([IMAGE], ops.softsign)],
     "Softmax": [([(7,)], ops.softmax)],
+    "Celu": [([IMAGE], ops.celu), ([IMAGE], lambda x: ops.celu(x, 0.4))],
+    "Squareplus": [
+        ([IMAGE], ops.squareplus),
+        ([IMAGE], lambda x: ops.squareplus(x, 1)),
+    ],
+    "SoftShrink": [([IMAGE], ops.soft_shrink)],
+    "TanhShrink": [([IMAGE], ops.tanh_shrink)],
+    "LogSigmoid": [([IMAGE], ops.log_sigmoid)],
+    "SparsePlus": [([IMAGE], ops.sparse_plus)],
+    "SparseSigmoid": [([IMAGE], ops.sparse_sigmoid)],
     "Maximum": [
         ([IMAGE, IMAGE], ops.maximum),
         ([IMAGE], lambda x: ops.maximum(x, -0.3)),
@@ -118,10 +128,14 @@ OPERATORS = {
     "ExpandDims": [([(6, 3)], lambda x: ops.expand_dims(x, 1))],
     "Swapaxes": [([(6, 4, 3)], lambda x: ops.swapaxes(x, 1, 2))],
     "Moveaxis": [([(6, 4, 3)], lambda x: ops.moveaxis(x, -1, 1))],
-    "Repeat": [([(6, 3)], lambda x: ops.repeat(x, 2, axis=1))],
-    "Tile": [([(6, 3)], lambda x: ops.tile(x, (1, 2, 3)))],
-    "BroadcastTo": [([(1, 3)], lambda x: ops.broadcast_to(x, (64, 6, 3)))],
-    "Split": [([(6, 4)], lambda x: ops.split(x, 2, axis=1)[1])],
+    "Repeat": [
+        ([(6, 3)], lambda x: ops.repeat(x, 2, axis=1)),
+        ([IMAGE], lambda x: ops.repeat(x, 3, axis=-1)),
+    ],
+    "Split": [
+        ([(6, 4)], lambda x: ops.split(x, 3, axis=1)[1]),
+        ([(6, 4)], lambda x: ops.split(x, (1, 3), axis=-1)[1]),
+    ],
     "Unstack": [([(6, 4)], lambda x: ops.unstack(x, axis=1)[2])],
     "GetItem": [
         ([IMAGE], lambda x: x[:, 1:, ::2]),
@@ -140,7 +154,6 @@ OPERATORS = {
     "CropImages": [
         ([IMAGE], lambda x: ops.image.crop_images(x, 1, 2, 0, 1)),
     ],
-    "DepthToSpace": [([(3, 3, 8)], lambda x: ops.nn.depth_to_space(x, 2))],
     "SpaceToDepth": [([IMAGE], lambda x: ops.nn.space_to_depth(x, 2))],
     "StopGradient": [([IMAGE], ops.stop_gradient)],
     "Cast": [([IMAGE], lambda x: ops.cast(x, "float32"))],
@@ -152,7 +165,9 @@ LAYERS = {
 }
 
 # Of inputs that are not near one.
-SPREAD = {"Rescaling": 100.0}
+SPREAD = {"Rescaling": 100.0} | {
+    spec.type.__name__: 100.0 for spec in augmentation.SPECS
+}
 
 
 @dataclass

@@ -136,10 +136,11 @@ def test_nodes_and_histories_of_the_graph():
 
 def test_operator_classes_behind_keras_ops():
     """support: the classes that `keras.ops` puts on a graph."""
-    from keras.src.ops import nn, numpy
+    from keras.src.ops import core, image, math, nn, numpy
     from keras.src.ops.operation import Operation
 
     x = keras.Input((3,))
+    images = keras.Input((4, 4, 4))
     cases = {
         numpy.Add: x + x,
         numpy.Subtract: x - x,
@@ -157,11 +158,64 @@ def test_operator_classes_behind_keras_ops():
         nn.HardSilu: ops.hard_silu(x),
         nn.Gelu: ops.gelu(x),
         nn.Softmax: ops.softmax(x),
+        nn.Celu: ops.celu(x),
+        nn.Squareplus: ops.squareplus(x),
+        nn.SoftShrink: ops.soft_shrink(x),
+        nn.TanhShrink: ops.tanh_shrink(x),
+        nn.LogSigmoid: ops.log_sigmoid(x),
+        nn.SparsePlus: ops.sparse_plus(x),
+        nn.SparseSigmoid: ops.sparse_sigmoid(x),
+        nn.MaxPool: ops.max_pool(images, 2),
+        nn.AveragePool: ops.average_pool(images, 2),
+        nn.DepthToSpace: ops.nn.depth_to_space(images, 2),
+        nn.SpaceToDepth: ops.nn.space_to_depth(images, 2),
+        numpy.Maximum: ops.maximum(x, x),
+        numpy.Minimum: ops.minimum(x, x),
+        numpy.Stack: ops.stack([x, x]),
+        numpy.Divide: ops.divide(x, 2.0),
+        numpy.TrueDivide: x / 2.0,
+        numpy.Negative: -x,
+        numpy.Square: ops.square(x),
+        numpy.Power: x**2,
+        numpy.Sqrt: ops.sqrt(x),
+        numpy.Log: ops.log(x),
+        math.Rsqrt: ops.rsqrt(x),
+        numpy.Mean: ops.mean(x, axis=-1),
+        numpy.Sum: ops.sum(x, axis=-1),
+        numpy.Max: ops.max(x, axis=-1),
+        numpy.Min: ops.min(x, axis=-1),
+        numpy.Squeeze: ops.squeeze(ops.expand_dims(x, 1), 1),
+        numpy.ExpandDims: ops.expand_dims(x, 1),
+        numpy.Swapaxes: ops.swapaxes(images, 1, 2),
+        numpy.Moveaxis: ops.moveaxis(images, 1, 2),
+        numpy.Repeat: ops.repeat(x, 2, axis=1),
+        numpy.Tile: ops.tile(x, (1, 2)),
+        numpy.BroadcastTo: ops.broadcast_to(x, (5, 3)),
+        numpy.Split: ops.split(x, 3, axis=1)[0],
+        numpy.GetItem: x[:, 1:],
+        numpy.Take: ops.take(x, [0], axis=1),
+        numpy.Pad: ops.pad(x, ((0, 0), (1, 0))),
+        core.Unstack: ops.unstack(x, axis=1)[0],
+        core.StopGradient: ops.stop_gradient(x),
+        core.Cast: ops.cast(x, "float16"),
+        image.Resize: ops.image.resize(images, (2, 2)),
+        image.PadImages: ops.image.pad_images(images, 1, 1, 1, 1),
+        image.CropImages: ops.image.crop_images(images, 1, 1, 1, 1),
     }
     for cls, y in cases.items():
         assert type(y._keras_history.operation) is cls
         assert issubclass(cls, Operation)
     assert not issubclass(Operation, keras.Layer)
+
+
+def test_layers_of_ready_made_models():
+    """support.applications: Keras does not export them."""
+    from keras.src.applications.convnext import LayerScale, StochasticDepth
+    from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+    assert LayerScale(0.1, 3).init_values == 0.1
+    assert StochasticDepth(0.1).drop_path_rate == 0.1
+    assert CustomScaleLayer(0.2).scale == 0.2
 
 
 def test_operators_call_the_call_of_their_class():

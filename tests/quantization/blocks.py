@@ -4,9 +4,12 @@ A block is a function of its input and of a naming function, and the tensors wit
 learned range, worked out by hand from the file's operators.
 """
 
+import zlib
+
 import keras
 import numpy as np
 from keras import layers, ops
+from keras.src.applications.convnext import LayerScale, StochasticDepth
 
 SHAPE = (8, 8, 4)
 
@@ -118,6 +121,44 @@ def separable(x, n):
     return layers.ReLU(name=n("relu"))(layers.BatchNormalization(name=n("bn"))(x))
 
 
+def maxout(x, n):
+    a = layers.Conv2D(4, 1, name=n("a"))(x)
+    b = layers.Conv2D(4, 1, name=n("b"))(x)
+    c = layers.Conv2D(4, 1, name=n("c"))(x)
+    y = layers.Maximum(name=n("most"))([a, b, c])
+    return layers.Conv2D(2, 1, name=n("after"))(layers.Add(name=n("add"))([c, y]))
+
+
+def extremes_in_a_row(x, n):
+    a = layers.Conv2D(4, 1, activation="relu", name=n("a"))(x)
+    b = layers.Conv2D(4, 1, name=n("b"))(x)
+    c = layers.Conv2D(4, 1, name=n("c"))(x)
+    y = layers.Maximum(name=n("most"))([layers.Minimum(name=n("least"))([a, b]), c])
+    return layers.Concatenate(name=n("join"))([y, c])
+
+
+def convnext(x, n):
+    y = layers.Conv2D(4, 3, padding="same", groups=4, name=n("conv"))(x)
+    y = layers.LayerNormalization(epsilon=1e-6, name=n("norm"))(y)
+    y = layers.Dense(8, activation="gelu", name=n("expand"))(y)
+    y = layers.Dense(4, name=n("project"))(y)
+    y = LayerScale(0.5, 4, name=n("scale"))(y)
+    return layers.Add(name=n("add"))([x, StochasticDepth(0.1, name=n("drop"))(y)])
+
+
+def squeeze_and_excite_by_reshape(x, n):
+    y = layers.GlobalAveragePooling2D(name=n("pool"))(x)
+    y = layers.Dense(4, activation="hard_sigmoid", name=n("excite"))(y)
+    y = layers.Reshape((1, 1, 4), name=n("shape"))(y)
+    return layers.Multiply(name=n("scale"))([x, y])
+
+
+def pre_activation(x, n):
+    y = layers.BatchNormalization(name=n("bn"))(x)
+    y = layers.Conv2D(4, 3, name=n("conv"))(layers.ReLU(name=n("relu"))(y))
+    return layers.BatchNormalization(name=n("last"))(y)
+
+
 BLOCKS = {
     conv_bn_relu: {"conv:input_0", "relu:output"},
     residual: {"one:input_0", "one:output", "bn:output", "relu:output"},
@@ -185,6 +226,49 @@ BLOCKS = {
         "after:output",
     },
     separable: {"conv:input_0", "conv:depthwise", "relu:output"},
+    maxout: {
+        "a:input_0",
+        "b:input_0",
+        "c:input_0",
+        "c:output",
+        "most:output",
+        "add:output",
+        "after:output",
+    },
+    extremes_in_a_row: {
+        "a:input_0",
+        "b:input_0",
+        "c:input_0",
+        "c:output",
+        "least:output",
+        "most:output",
+        "join:output",
+    },
+    convnext: {
+        "conv:input_0",
+        "conv:output",
+        "norm:mean",
+        "norm:centered",
+        "norm:squares",
+        "norm:mean_square",
+        "norm:shifted",
+        "norm:inverse",
+        "norm:normalized",
+        "norm:output",
+        "expand:pre_activation",
+        "expand:output",
+        "scale:output",
+        "add:input_0",
+        "add:output",
+    },
+    squeeze_and_excite_by_reshape: {
+        "pool:input_0",
+        "pool:output",
+        "excite:pre_activation",
+        "scale:input_0",
+        "scale:output",
+    },
+    pre_activation: {"bn:input_0", "relu:output", "last:output"},
 }
 
 
@@ -196,8 +280,9 @@ def model_of(*blocks):
         for block, x in zip(blocks, inputs, strict=True)
     }
     model = keras.Model(inputs, outputs)
-    rng = np.random.default_rng(2)
     for variable in model.weights:
+        # By name, so that a block's weights do not depend on the other blocks.
+        rng = np.random.default_rng(zlib.crc32(variable.path.encode()))
         low, high = (0.5, 1.5) if "variance" in variable.path else (-0.6, 0.6)
         if variable.dtype == "float32":
             variable.assign(rng.uniform(low, high, variable.shape))

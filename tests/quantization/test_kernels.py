@@ -259,3 +259,61 @@ def test_products_that_float32_cannot_sum_are_summed_in_parts():
 def test_unknown_kernels():
     with pytest.raises(UsageError, match="`kernels` must be one of xnnpack, builtin"):
         kernels.kernels_named("cuda")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(SCALES, INT8, SCALES, INT8)
+def test_square_root_is_cut_off(name, scale, zero, out_scale, out_zero):
+    x, out = tensor(ALL[zero <= ALL], scale, zero), grid(out_scale, out_zero)
+    got = numbers(KERNELS[name].sqrt(x, out))
+    real = np.sqrt((ALL[zero <= ALL] - zero) * float(np.float32(scale)))
+    exact = np.clip(real / float(np.float32(out_scale)) + out_zero, -128, 127)
+    assert (got <= exact + 1e-4).all()
+    assert (got > exact - 1 - 1e-4).all()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(st.floats(1e-6, 10.0, width=32), INT8, SCALES)
+def test_reciprocal_root_is_the_nearest_step_and_of_zero_the_largest(
+    name, scale, zero, out_scale
+):
+    q = ALL[zero <= ALL]
+    got = numbers(KERNELS[name].rsqrt(tensor(q, scale, zero), grid(out_scale, -128)))
+    assert got[0] == 127
+    real = 1 / np.sqrt((q[1:] - zero) * float(np.float32(scale)))
+    exact = np.clip(real / float(np.float32(out_scale)) - 128, -128, 127)
+    assert np.abs(got[1:] - exact).max(initial=0) <= 0.76  # as of the mean
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 17), st.integers(1, 17))
+def test_bilinear_resizing_is_near_that_of_floats(name, height, width, rows, columns):
+    q = np.random.default_rng(height).integers(-128, 128, (2, height, width, 3))
+    got = KERNELS[name].resize_bilinear(tensor(q, 0.1, 3), (rows, columns))
+    exact = tf.image.resize(q.astype("float32"), (rows, columns)).numpy()
+    # Ten bits of position: up to 17 * 2^-11 pixels of 255 steps, on each axis.
+    most = {"xnnpack": 0.75}.get(name, 0.5 + 2 * 255 * 17 / 2**11)
+    assert np.abs(numbers(got) - exact).max() <= most
+    assert got.grid.scale == np.float64(0.1)
+
+
+def test_xnnpack_declines_to_add_what_is_very_small():
+    small, large = tensor(ALL, 1e-5, 3), tensor(ALL[::-1].copy(), 0.1, -7)
+    out = grid(0.1, 2)
+    got = {name: numbers(KERNELS[name].add(large, small, out)) for name in KERNELS}
+    np.testing.assert_array_equal(got["xnnpack"], got["builtin"])
+
+
+def test_vector_instructions_round_halves_up_and_the_last_channels_away():
+    acc = tf.constant([[-3.0] * 10], tf.float64)  # -1.5 steps
+    scales = (tf.constant(1.0), tf.constant(0.5, tf.float32))
+    got = numbers(KERNELS["builtin"].linear(acc, scales, grid(1.0, 0), "depthwise"))
+    assert got.tolist() == [[-1] * 8 + [-2] * 2]
+
+
+def test_vector_instructions_go_over_a_whole_batch_in_quantize():
+    halves = np.full((3, 7), -3.0)  # -1.5 steps; 21 values, of which they take 16
+    x, out = tensor(halves, 0.5, 0), grid(1.0, 0)
+    got = numbers(KERNELS["builtin"].requantize(x, out)).ravel().tolist()
+    assert got == [-1] * 16 + [-2] * 5
+    assert (numbers(KERNELS["reference"].requantize(x, out)) == -2).all()

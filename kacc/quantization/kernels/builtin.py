@@ -16,6 +16,7 @@ from kacc.quantization.kernels.rescale import (
     f64,
     fixed,
     in_blocks,
+    in_flat_blocks,
     in_place,
     multiplied,
     multiplier_16,
@@ -91,7 +92,8 @@ class BuiltIn:
 
     def requantize(self, x: Quantized, grid: Grid) -> Quantized:
         """QUANTIZE from int8 to int8."""
-        return fixed(x.centered, f64(x.grid.scale32) / f64(grid.scale32), grid)
+        real = f64(x.grid.scale32) / f64(grid.scale32)
+        return fixed(x.centered, real, grid, in_flat_blocks(16))
 
     def average(self, x: Quantized, pooled: Any) -> Quantized:
         """AVERAGE_POOL_2D: the integers' mean, halves away from zero.

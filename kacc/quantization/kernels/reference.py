@@ -10,7 +10,7 @@ import tensorflow as tf
 from kacc.quantization import fixed_point
 from kacc.quantization.integer import Grid, Quantized
 from kacc.quantization.kernels.builtin import BuiltIn
-from kacc.quantization.kernels.rescale import exact_mean, f64, on_grid
+from kacc.quantization.kernels.rescale import exact_mean, f64, fixed, on_grid
 
 
 class Reference(BuiltIn):
@@ -18,6 +18,10 @@ class Reference(BuiltIn):
 
     def _image_mean(self, x: Quantized, grid: Grid) -> Quantized:
         return exact_mean(x, (1, 2), True, grid)
+
+    def requantize(self, x: Quantized, grid: Grid) -> Quantized:
+        """QUANTIZE from int8 to int8."""
+        return fixed(x.centered, f64(x.grid.scale32) / f64(grid.scale32), grid)
 
     def softmax(self, x: Quantized, grid: Grid) -> Quantized:
         """SOFTMAX: exponentials of numbers with 5 bits before the point, 12 of sums."""

@@ -47,11 +47,26 @@ def in_blocks(size: int) -> Callable[..., Any]:
     def product(value: Any, multiplier: Any, shift: Any) -> Any:
         channels = value.shape[-1]
         last = tf.range(channels) >= channels // size * size
-        up = fixed_point.multiply_halves_up(value, multiplier, shift)
-        away = fixed_point.multiply_twice_rounded(value, multiplier, shift)
-        return tf.where(last, away, up)
+        return _by_either(last, value, multiplier, shift)
 
     return product
+
+
+def in_flat_blocks(size: int) -> Callable[..., Any]:
+    """The same of a kernel that goes over a whole batch as if it were one row."""
+
+    def product(value: Any, multiplier: Any, shift: Any) -> Any:
+        count = tf.size(value)
+        last = tf.reshape(tf.range(count) >= count // size * size, tf.shape(value))
+        return _by_either(last, value, multiplier, shift)
+
+    return product
+
+
+def _by_either(last: Any, value: Any, multiplier: Any, shift: Any) -> Any:
+    up = fixed_point.multiply_halves_up(value, multiplier, shift)
+    away = fixed_point.multiply_twice_rounded(value, multiplier, shift)
+    return tf.where(last, away, up)
 
 
 def exact_mean(
