@@ -39,7 +39,7 @@ class Axis:
         return getattr(self.layer, self.attribute)
 
 
-class Unfollowed(Exception):
+class UnfollowedError(Exception):
     """Why the channels of a call cannot be followed; they are left alone then."""
 
 
@@ -50,7 +50,7 @@ class Row:
     Args:
         type: the type.
         follow: `follow(call, trail)` -> the channels of the call's output, or a list
-            of those of each output. Raises `Unfollowed` before it changes anything.
+            of those of each output. Raises `UnfollowedError` before it changes anything.
         resize: `resize(config, shapes, inputs, outputs)` -> what changes in the
             layer's config: `shapes` are the new shapes of its variables, `inputs` and
             `outputs` the new numbers of channels. None if nothing does.
@@ -156,7 +156,7 @@ def joined(trail: Trail, tensors: Sequence[Tensor]) -> Channels:
     if not wide:
         return max(each, key=len)
     if len({len(channels) for channels in wide}) > 1:
-        raise Unfollowed("it joins tensors of different numbers of channels")
+        raise UnfollowedError("it joins tensors of different numbers of channels")
     for other in wide[1:]:
         trail.classes.unite(wide[0], other)
     return wide[0]

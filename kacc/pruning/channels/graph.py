@@ -17,7 +17,7 @@ import numpy as np
 from kacc.core import rules as rules_module
 from kacc.core.graph import Call, Graph, Tensor, trace
 from kacc.core.rules import Rule
-from kacc.pruning.channels.follow import Axis, Row, Trail, Unfollowed, find_row
+from kacc.pruning.channels.follow import Axis, Row, Trail, UnfollowedError, find_row
 from kacc.pruning.channels.layer_rows import LAYERS
 from kacc.pruning.channels.opening import follow_inside
 from kacc.pruning.channels.operator_rows import OPERATORS
@@ -127,7 +127,7 @@ class _Builder:
         for call in self.graph.calls:
             try:
                 outputs = self._outputs(call)
-            except Unfollowed as reason:
+            except UnfollowedError as reason:
                 outputs = self._left_alone(call, str(reason))
             trail.tensors.update(zip(call.outputs, outputs, strict=True))
         for tensor in self.graph.outputs:
@@ -138,11 +138,11 @@ class _Builder:
 
     def _outputs(self, call: Call) -> list[np.ndarray]:
         if call.reason is not None:
-            raise Unfollowed(call.reason.rstrip("."))
+            raise UnfollowedError(call.reason.rstrip("."))
         if getattr(call.operation, "lora_enabled", False) or getattr(
             call.operation, "quantization_mode", None
         ):
-            raise Unfollowed("Keras has quantized it or given it a LoRA")
+            raise UnfollowedError("Keras has quantized it or given it a LoRA")
         row = find_row(call.operation, ROWS)
         if row is not None:
             found = row.follow(call, self.trail)
@@ -151,7 +151,7 @@ class _Builder:
         outputs = found if isinstance(found, list) else [found]
         sizes = [x.shape[-1] or 0 if x.shape else 0 for x in call.outputs]
         if sizes != [len(channels) for channels in outputs]:
-            raise Unfollowed("its output has another number of channels")
+            raise UnfollowedError("its output has another number of channels")
         return outputs
 
     def _left_alone(self, call: Call, reason: str) -> list[np.ndarray]:

@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from kacc.core.errors import UsageError
-from kacc.core.registry import find
 from kacc.pruning.channels.follow import Axis
 from kacc.pruning.channels.graph import DependencyGraph
 
@@ -59,8 +58,8 @@ def batch_norm_scale(dependencies: DependencyGraph) -> Scores:
     totals = np.zeros(len(dependencies.everything()))
     counts = np.zeros_like(totals)
     for axis in dependencies.axes:
-        spec = find(axis.layer)
-        if axis.attribute == "gamma" and spec is not None and spec.is_batch_norm:
+        is_norm = isinstance(axis.layer, keras.layers.BatchNormalization)
+        if is_norm and axis.attribute == "gamma":
             np.add.at(totals, axis.channels, np.abs(_numbers(axis.variable)))
             np.add.at(counts, axis.channels, 1)
     others = magnitude(dependencies)
@@ -116,7 +115,7 @@ def taylor(dependencies: DependencyGraph, batches: Iterable[Any]) -> Scores:
 
 
 def _gradients(model: keras.Model, values: list[Any], batch: Any) -> list[Any]:
-    x, y, *rest = batch
+    x, y, *rest = keras.tree.map_structure(keras.ops.convert_to_tensor, tuple(batch))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         outputs = model(x, training=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from kacc.core.graph import Call
 from kacc.pruning.channels.classes import Channels
-from kacc.pruning.channels.follow import Row, Shapes, Trail, Unfollowed, joined
+from kacc.pruning.channels.follow import Row, Shapes, Trail, UnfollowedError, joined
 
 layers = keras.layers
 activations = keras.activations
@@ -47,9 +47,9 @@ _ACTIVATION_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.ELU)
 
 
 def channels_last(layer: Any) -> None:
-    """Raises `Unfollowed` for a layer of another data format."""
+    """Raises `UnfollowedError` for a layer of another data format."""
     if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise Unfollowed("its data_format is not channels_last")
+        raise UnfollowedError("its data_format is not channels_last")
 
 
 def _pass(call: Call, trail: Trail) -> Channels:
@@ -71,7 +71,9 @@ def _concatenate(call: Call, trail: Trail) -> Channels:
 
 def _activation(call: Call, trail: Trail) -> Channels:
     if not is_channelwise(call.operation.activation):
-        raise Unfollowed("its activation is not known to treat each channel by itself")
+        raise UnfollowedError(
+            "its activation is not known to treat each channel by itself"
+        )
     return trail.read(call.inputs[0])
 
 
@@ -156,7 +158,7 @@ def _einsum_dense(call: Call, trail: Trail) -> Channels:
         and layer.bias_axes in (None, kernel[1])
     )
     if not is_dense:
-        raise Unfollowed(f"its equation {layer.equation} is not that of a Dense")
+        raise UnfollowedError(f"its equation {layer.equation} is not that of a Dense")
     trail.weight(layer, "kernel", -2, trail.read(call.inputs[0]))
     channels = trail.weight(layer, "kernel", -1, produces=True)
     if layer.bias is not None:
@@ -174,7 +176,7 @@ def _batch_norm(call: Call, trail: Trail) -> Channels:
     layer = call.operation
     axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
     if axis not in (-1, len(call.inputs[0].shape) - 1):
-        raise Unfollowed("it does not normalize the last axis")
+        raise UnfollowedError("it does not normalize the last axis")
     x = trail.read(call.inputs[0])
     for name in ("gamma", "beta", "moving_mean", "moving_variance"):
         if getattr(layer, name, None) is not None:
@@ -202,22 +204,24 @@ def spread(call: Call, trail: Trail) -> Channels:
     source, target = call.inputs[0].shape[1:], call.outputs[0].shape[1:]
     x = trail.read(call.inputs[0])
     if None in source or None in target or not target:
-        raise Unfollowed("it reshapes a tensor of free size")
+        raise UnfollowedError("it reshapes a tensor of free size")
     copies, rest = divmod(int(target[-1]), len(x))
     products = np.cumprod([1, *source[:-1][::-1]]).tolist()
     if rest or copies not in products:
-        raise Unfollowed("it reshapes channels into something else")
+        raise UnfollowedError("it reshapes channels into something else")
     return np.tile(x, copies)
 
 
 def _permute(call: Call, trail: Trail) -> Channels:
     if call.operation.dims[-1] != len(call.operation.dims):
-        raise Unfollowed("it moves the channels to another axis")
+        raise UnfollowedError("it moves the channels to another axis")
     return trail.read(call.inputs[0])
 
 
 def _normalization(call: Call, trail: Trail) -> Channels:
-    raise Unfollowed("it normalizes over the channels, which depend on their number")
+    raise UnfollowedError(
+        "it normalizes over the channels, which depend on their number"
+    )
 
 
 # What changes in a config

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kacc.core.graph import Call, Tensor, fill, trace
-from kacc.pruning.channels.follow import Row, Trail, Unfollowed, find_row
+from kacc.pruning.channels.follow import Row, Trail, UnfollowedError, find_row
 
 
 def follow_inside(call: Call, trail: Trail, rows: Mapping[type, Row]) -> Any:
@@ -26,14 +26,14 @@ def follow_inside(call: Call, trail: Trail, rows: Mapping[type, Row]) -> Any:
         The channels of each output.
 
     Raises:
-        Unfollowed: if the layer has weights or cannot be followed.
+        UnfollowedError: if the layer has weights or cannot be followed.
     """
     layer = call.operation
     name = type(layer).__name__
     if not isinstance(layer, keras.Layer):
-        raise Unfollowed(f"the operator {name} is not followed")
+        raise UnfollowedError(f"the operator {name} is not followed")
     if layer.variables:
-        raise Unfollowed(f"the layer type {name} is not followed")
+        raise UnfollowedError(f"the layer type {name} is not followed")
     inner = Trail.__new__(Trail)
     vars(inner).update(vars(trail), tensors={})
     try:
@@ -43,14 +43,14 @@ def follow_inside(call: Call, trail: Trail, rows: Mapping[type, Row]) -> Any:
             keras.Model(symbols, keras.tree.flatten(layer.call(*args, **kwargs)))
         )
     except Exception as error:  # whatever a foreign `call` raises
-        raise Unfollowed(f"the layer type {name} cannot be looked into") from error
+        raise UnfollowedError(f"the layer type {name} cannot be looked into") from error
     inner.tensors.update(
         zip(graph.inputs, [trail.read(x) for x in call.inputs], strict=True)
     )
     for step in graph.calls:
         row = find_row(step.operation, rows)
         if row is None or row.resize is not None or _holds_arrays(step):
-            raise Unfollowed(f"the layer type {name} is not followed")
+            raise UnfollowedError(f"the layer type {name} is not followed")
         found = row.follow(step, inner)
         outputs = found if isinstance(found, list) else [found]
         inner.tensors.update(zip(step.outputs, outputs, strict=True))

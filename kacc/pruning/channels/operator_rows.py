@@ -12,19 +12,26 @@ from keras.src.ops import numpy as operators
 
 from kacc.core.graph import Call, Tensor
 from kacc.pruning.channels.classes import Channels
-from kacc.pruning.channels.follow import Cut, Row, Shapes, Trail, Unfollowed, joined
+from kacc.pruning.channels.follow import (
+    Cut,
+    Row,
+    Shapes,
+    Trail,
+    UnfollowedError,
+    joined,
+)
 from kacc.pruning.channels.layer_rows import last, spread
 
 
 def _pass(call: Call, trail: Trail) -> Channels:
     if any(_is_wide(x) for x in _constants(call)):
-        raise Unfollowed("it takes an array of one value for each channel")
+        raise UnfollowedError("it takes an array of one value for each channel")
     return trail.read(call.inputs[0])
 
 
 def _clip(call: Call, trail: Trail) -> Channels:
     if any(np.ndim(bound) for bound in (call.operation.x_min, call.operation.x_max)):
-        raise Unfollowed("it clips to an array")
+        raise UnfollowedError("it clips to an array")
     return trail.read(call.inputs[0])
 
 
@@ -33,7 +40,7 @@ def _merge(call: Call, trail: Trail) -> Channels:
     channels = joined(trail, call.inputs)
     for constant in _constants(call):
         if _is_wide(constant) and constant.shape[-1] != len(channels):
-            raise Unfollowed("it joins a tensor with an array of more channels")
+            raise UnfollowedError("it joins a tensor with an array of more channels")
     return channels
 
 
@@ -65,7 +72,7 @@ def _reduce(call: Call, trail: Trail) -> Channels:
     axes, rank = call.operation.axis, len(call.inputs[0].shape)
     axes = [axes] if isinstance(axes, int) else axes
     if axes is None or any(axis in (-1, rank - 1) for axis in axes):
-        raise Unfollowed("it reduces the channels to one value")
+        raise UnfollowedError("it reduces the channels to one value")
     return trail.read(call.inputs[0])
 
 
@@ -73,26 +80,26 @@ def _expand(call: Call, trail: Trail) -> Channels:
     axes, rank = call.operation.axis, len(call.outputs[0].shape)
     axes = [axes] if isinstance(axes, int) else axes
     if any(axis in (-1, rank - 1) for axis in axes):
-        raise Unfollowed("it moves the channels to another axis")
+        raise UnfollowedError("it moves the channels to another axis")
     return trail.read(call.inputs[0])
 
 
 def _squeeze(call: Call, trail: Trail) -> Channels:
     if not call.outputs[0].shape or call.inputs[0].shape[-1] == 1:
-        raise Unfollowed("it may take away the axis of the channels")
+        raise UnfollowedError("it may take away the axis of the channels")
     return trail.read(call.inputs[0])
 
 
 def _transpose(call: Call, trail: Trail) -> Channels:
     axes, rank = call.operation.axes, len(call.inputs[0].shape)
     if axes is None or axes[-1] not in (-1, rank - 1):
-        raise Unfollowed("it moves the channels to another axis")
+        raise UnfollowedError("it moves the channels to another axis")
     return trail.read(call.inputs[0])
 
 
 def _resize(call: Call, trail: Trail) -> Channels:
     if call.operation.data_format != "channels_last":
-        raise Unfollowed("its data_format is not channels_last")
+        raise UnfollowedError("its data_format is not channels_last")
     return trail.read(call.inputs[0])
 
 
@@ -105,7 +112,7 @@ def _channel_key(call: Call) -> Any:
     """What `x[...]` takes of the last axis: a slice, or None for all of it."""
     key, rank = _key(call), len(call.inputs[0].shape)
     if any(isinstance(part, Tensor) for part in key):
-        raise Unfollowed("it takes parts that another tensor names")
+        raise UnfollowedError("it takes parts that another tensor names")
     consumed = sum(part is not None and part is not Ellipsis for part in key)
     if Ellipsis not in key and consumed < rank:
         return None
@@ -116,11 +123,11 @@ def _get_item(call: Call, trail: Trail) -> Channels:
     part = _channel_key(call)
     x = trail.read(call.inputs[0])
     if part is None and _key(call)[-1] is None and Ellipsis in _key(call):
-        raise Unfollowed("it moves the channels to another axis")
+        raise UnfollowedError("it moves the channels to another axis")
     if part is None:
         return x
     if not isinstance(part, slice) or part.step not in (None, 1):
-        raise Unfollowed("it takes single channels")
+        raise UnfollowedError("it takes single channels")
     return x[part]
 
 

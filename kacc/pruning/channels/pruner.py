@@ -34,7 +34,7 @@ from kacc.pruning.channels.selection import (
 
 IMPORTANCES = ("l1", "l2", "bn_scale", "taylor", "reconstruction")
 SCOPES = {"global": select_globally, "local": select_locally}
-_NEEDS_DATA = ("taylor", "reconstruction")
+NEEDS_DATA = ("taylor", "reconstruction")
 _TRIALS = 8  # models that are built and measured for a cost that is a callable
 
 
@@ -194,12 +194,12 @@ def plan_channels(
         [16]
     """
     require_plain(model)
-    _check(importance, round_to, scope, data)
+    check_options(importance, round_to, scope, data)
     wanted = budget_of(**budget)
     found = dependencies(model, rules)
-    samples = list(batches(data)) if importance in _NEEDS_DATA else []
+    samples = list(batches(data)) if importance in NEEDS_DATA else []
     scores = score(found, importance, samples)
-    planner = Planner(found, scores, importance in _NEEDS_DATA, round_to, scope)
+    planner = Planner(found, scores, importance in NEEDS_DATA, round_to, scope)
     kept, achieved = planner.meet(wanted)
     remaining = planner.remaining(kept)
     refitted = samples if importance == "reconstruction" else ()
@@ -270,28 +270,44 @@ class Planner:
         self.scope = scope
         self.steps = [group.step(round_to) for group in found.groups]
         self.widths = np.array([len(group.classes) for group in found.groups], int)
+        self._ledgers: dict[str, Ledger] = {}
 
     def meet(self, budget: Budget) -> tuple[np.ndarray, float]:
-        """The channels that each group keeps, and the share of the cost that is left."""
+        """The channels that each group keeps, and the share of the cost left."""
         if isinstance(budget.cost, str):
             kept = self.at_share(budget.cost, budget.share)
-            ledger = Ledger(self.found, budget.cost)
-            return kept, ledger.cost(kept) / (ledger.cost(self.widths) or 1.0)
+            return kept, self.share(budget.cost, kept)
         return self._measured(budget)
 
-    def at_share(self, name: str, share: float) -> np.ndarray:
-        """The same for a named cost."""
+    def at_share(
+        self, name: str, share: float, start: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The channels that each group keeps of those at the start; all by default."""
+        start = self.widths if start is None else start
         if share >= 1 or not len(self.widths):
-            return self.widths.copy()
-        ledger = Ledger(self.found, name)
+            return start.copy()
+        ledger = self._ledger(name)
         worth = (
             ledger.savings(self.widths) if self.priced else np.ones(len(self.widths))
         )
         worth = np.maximum(worth, 1e-12)
-        chunks = chunks_of(self.found.groups, self.scores, self.steps, worth)
+        chunks = [
+            [chunk for chunk in group if chunk.before <= start[chunk.group]]
+            for group in chunks_of(self.found.groups, self.scores, self.steps, worth)
+        ]
         target = share * ledger.cost(self.widths)
-        kept = SCOPES[self.scope](self.widths, chunks, ledger.cost, target)
+        kept = SCOPES[self.scope](start, chunks, ledger.cost, target)
         return approach(kept, chunks, ledger.cost, target)
+
+    def share(self, name: str, kept: np.ndarray) -> float:
+        """The share of a named cost that is left."""
+        ledger = self._ledger(name)
+        return ledger.cost(kept) / (ledger.cost(self.widths) or 1.0)
+
+    def _ledger(self, name: str) -> Ledger:
+        if name not in self._ledgers:
+            self._ledgers[name] = Ledger(self.found, name)
+        return self._ledgers[name]
 
     def remaining(self, kept: np.ndarray) -> np.ndarray:
         """For each class whether it remains."""
@@ -334,13 +350,14 @@ def _nearer(reached: float, before: float, share: float) -> bool:
     return before > share or reached > before
 
 
-def _check(importance: Any, round_to: Any, scope: Any, data: Any) -> None:
+def check_options(importance: Any, round_to: Any, scope: Any, data: Any) -> None:
+    """Raises a UsageError for options of `prune_channels` that are wrong."""
     if not callable(importance) and importance not in IMPORTANCES:
         raise UsageError(
             f"`importance` must be one of {IMPORTANCES}, or a callable",
             received=importance,
         )
-    if importance in _NEEDS_DATA and data is None:
+    if importance in NEEDS_DATA and data is None:
         raise UsageError(
             f"importance={importance!r} is measured on `data`",
             received="data=None",

@@ -38,6 +38,11 @@ class Rebuild(Cut):
         self.operations: dict[int, Any] = {}
         self._containers: dict[Any, Any] = {}
         self._copies: list[tuple[Any, Any]] = []
+        # id of a variable -> {axis from the end: whether each position remains}
+        self.masks: dict[int, dict[int, np.ndarray]] = {}
+        for axis in dependencies.axes:
+            places = self.masks.setdefault(id(axis.variable), {})
+            places[axis.axis] = remaining[axis.channels]
         self._calls: dict[int, list[Call]] = {}
         for call in dependencies.graph.calls:
             self._calls.setdefault(id(call.operation), []).append(call)
@@ -67,12 +72,23 @@ class Rebuild(Cut):
             new = self._sequential(old)
         else:
             new = self._functional(old)
-        for key, operation in self.operations.items():
-            if isinstance(operation, keras.Layer):
-                _carry(self._calls[key][0].operation, operation, self._masks(key))
-        for container, copy in self._copies:
-            _carry(container, copy, {})
+        for source, target in self.variables():
+            mask = self.masks.get(id(source), {})
+            target.assign(cut(keras.ops.convert_to_numpy(source), mask))
         return new
+
+    def variables(self) -> list[tuple[Any, Any]]:
+        """(variable of the old model, the one in its place), of all layers made."""
+        layers = [
+            (self._calls[key][0].operation, new)
+            for key, new in self.operations.items()
+            if isinstance(new, keras.Layer)
+        ]
+        return [
+            pair
+            for old, new in (*layers, *self._copies)
+            for pair in zip(old.variables, new.variables, strict=True)
+        ]
 
     # Layers
 
@@ -90,15 +106,6 @@ class Rebuild(Cut):
 
     def _is_cut(self, call: Call) -> bool:
         return not all(self.kept(x).all() for x in (*call.inputs, *call.outputs))
-
-    def _masks(self, key: int) -> dict[int, dict[int, np.ndarray]]:
-        """id of a variable -> {axis from the end: whether each position remains}."""
-        masks: dict[int, dict[int, np.ndarray]] = {}
-        for axis in self.dependencies.axes:
-            if id(axis.layer) == key:
-                mask = self.remaining[axis.channels]
-                masks.setdefault(id(axis.variable), {})[axis.axis] = mask
-        return masks
 
     def _shapes(self, layer: Any) -> dict[str, tuple[int, ...]]:
         """New shapes of a layer's variables that go with channels."""
@@ -245,19 +252,12 @@ def _from_config(old: Any, config: dict[str, Any], path: str) -> Any:
         ) from error
 
 
-def _carry(old: Any, new: Any, masks: dict[int, dict[int, np.ndarray]]) -> None:
-    """Gives a new layer the weights of an old one, of the channels that remain."""
-    for source, target in zip(old.variables, new.variables, strict=True):
-        target.assign(
-            cut(keras.ops.convert_to_numpy(source), masks.get(id(source), {}))
-        )
-
-
 def cut(value: np.ndarray, masks: dict[int, np.ndarray]) -> np.ndarray:
     """An array without the positions of its axes that do not remain.
 
     Example:
-        >>> cut(np.arange(6).reshape(2, 3), {-1: np.array([True, False, True])}).tolist()
+        >>> mask = np.array([True, False, True])
+        >>> cut(np.arange(6).reshape(2, 3), {-1: mask}).tolist()
         [[0, 2], [3, 5]]
     """
     for axis, mask in masks.items():

@@ -56,7 +56,7 @@ def reconstruction(dependencies: DependencyGraph, batches: Iterable[Any]) -> Sco
 def gram_matrices(
     dependencies: DependencyGraph, readers: Sequence[Axis], batches: Sequence[Any]
 ) -> dict[int, np.ndarray]:
-    """Mean products of the columns of each layer's inputs: id of the layer -> matrix."""
+    """Mean products of each layer's columns: id of the layer -> matrix."""
     wanted = {id(axis.layer) for axis in readers}
     random = np.random.default_rng(0)
     sums: dict[int, np.ndarray] = {}

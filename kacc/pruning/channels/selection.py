@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def chunks_of(
         rising = np.sort(score)
         counts = counts_allowed(len(group.classes), step)
         width, highest, chunks = counts[0], -np.inf, []
-        for before, after in zip(counts, counts[1:], strict=False):
+        for before, after in itertools.pairwise(counts):
             mean = rising[width - before : width - after].mean() / worth[number]
             highest = max(highest, float(mean))
             chunks.append(Chunk(number, before, after, highest))
