@@ -50,7 +50,7 @@ class Row:
     Args:
         type: the type.
         follow: `follow(call, trail)` -> the channels of the call's output, or a list
-            of those of each output. Raises `UnfollowedError` before it changes anything.
+            of those of each output. Raises `UnfollowedError`, changing nothing then.
         resize: `resize(config, shapes, inputs, outputs)` -> what changes in the
             layer's config: `shapes` are the new shapes of its variables, `inputs` and
             `outputs` the new numbers of channels. None if nothing does.
