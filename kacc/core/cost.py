@@ -164,7 +164,7 @@ def cost_called(given: Any) -> Callable[[keras.Model], float]:
         'macs'
     """
     if callable(given):
-        return given  # type: ignore[no-any-return]
+        return given
     if given not in NAMED:
         raise UsageError(
             f"`cost` must be one of {sorted(NAMED)}, or a callable model -> float",

@@ -203,9 +203,9 @@ def spread(call: Call, trail: Trail) -> Channels:
     """The channels where axes before them are joined to the last one, or stay."""
     source, target = call.inputs[0].shape[1:], call.outputs[0].shape[1:]
     x = trail.read(call.inputs[0])
-    if None in source or None in target or not target:
+    if None in source or not target or target[-1] is None:
         raise UnfollowedError("it reshapes a tensor of free size")
-    copies, rest = divmod(int(target[-1]), len(x))
+    copies, rest = divmod(target[-1], len(x))
     products = np.cumprod([1, *source[:-1][::-1]]).tolist()
     if rest or copies not in products:
         raise UnfollowedError("it reshapes channels into something else")

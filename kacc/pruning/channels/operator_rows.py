@@ -57,8 +57,8 @@ def _constants(call: Call) -> list[Any]:
 
 
 def _is_wide(x: Any) -> bool:
-    shape = () if isinstance(x, Tensor) else getattr(x, "shape", ())
-    return len(shape) > 0 and shape[-1] != 1
+    shape = tuple(getattr(x, "shape", ()))
+    return not isinstance(x, Tensor) and bool(shape) and shape[-1] != 1
 
 
 def _concatenate(call: Call, trail: Trail) -> Channels:

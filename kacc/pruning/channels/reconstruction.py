@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from kacc.core.graph import Call, fill
@@ -56,10 +57,15 @@ def reconstruction(dependencies: DependencyGraph, batches: Iterable[Any]) -> Sco
 def gram_matrices(
     dependencies: DependencyGraph, readers: Sequence[Axis], batches: Sequence[Any]
 ) -> dict[int, np.ndarray]:
-    """Mean products of each layer's columns: id of the layer -> matrix."""
+    """Mean products of each layer's columns: id of the layer -> matrix.
+
+    Where a constant costs nothing they are covariances.
+    """
     wanted = {id(axis.layer) for axis in readers}
     random = np.random.default_rng(0)
+    consumers = dependencies.graph.consumers()
     sums: dict[int, np.ndarray] = {}
+    means: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
 
     def apply(call: Call, values: list[Any]) -> Any:
@@ -68,11 +74,37 @@ def gram_matrices(
             sample = sampled(rows(call.operation, values[0]), random, len(batches))
             sums[key] = sums.get(key, 0) + sample.T @ sample
             counts[key] = counts.get(key, 0) + len(sample)
+            if taker_of_constants(call, consumers) is not None:
+                means[key] = means.get(key, 0) + sample.sum(axis=0)
         return run(call.operation, *fill(call, values))
 
     for batch in batches:
         dependencies.graph.run(flat_inputs(dependencies.model, batch), apply)
-    return {key: total / counts[key] for key, total in sums.items()}
+    grams = {key: total / counts[key] for key, total in sums.items()}
+    for key, total in means.items():
+        mean = total / counts[key]
+        grams[key] = grams[key] - np.outer(mean, mean)
+    return grams
+
+
+def taker_of_constants(call: Call, consumers: Any) -> Any:
+    """The layer that can add a constant to the product of a call, or None.
+
+    The layer itself by its bias, or the batch normalization behind, by its moving mean,
+    if it is the only one that reads the outputs.
+    """
+    layer = call.operation
+    if layer.use_bias:
+        return layer
+    readers = consumers.get(call.outputs[0], [])
+    linear = layer.activation in (None, keras.activations.linear)
+    if not linear or len(readers) != 1:
+        return None
+    norm = readers[0][0].operation
+    calls = [call for group in consumers.values() for call, _ in group]
+    once = sum(call.operation is norm for call in calls) == 1
+    is_norm = isinstance(norm, keras.layers.BatchNormalization)
+    return norm if is_norm and once else None
 
 
 def run(operation: Any, args: Any, kwargs: Any) -> Any:
@@ -84,8 +116,6 @@ def run(operation: Any, args: Any, kwargs: Any) -> Any:
 
 def flat_inputs(model: Any, batch: Any) -> list[Any]:
     """The inputs of a batch in the order of the model's, as tensors."""
-    import keras
-
     inputs = inputs_of(batch)
     names = getattr(model, "input_names", None)
     if isinstance(inputs, dict) and names and set(names) == set(inputs):

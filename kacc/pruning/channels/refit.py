@@ -15,7 +15,12 @@ import numpy as np
 from kacc.core.graph import Call, Tensor, fill
 from kacc.pruning.channels import features
 from kacc.pruning.channels.rebuild import Rebuild
-from kacc.pruning.channels.reconstruction import flat_inputs, run, sampled
+from kacc.pruning.channels.reconstruction import (
+    flat_inputs,
+    run,
+    sampled,
+    taker_of_constants,
+)
 
 RIDGE = 1e-3  # towards the weights as they were, in shares of the mean diagonal
 
@@ -123,18 +128,12 @@ def _solved(x: np.ndarray, y: np.ndarray, near: np.ndarray) -> np.ndarray:
 
 
 def _shift_of(rebuild: Rebuild, call: Call) -> Any:
-    """A function that adds a constant to a layer's outputs, or None.
-
-    The bias takes it, or the moving mean of the batch normalization behind, if it is
-    the only one that reads the outputs.
-    """
-    new = rebuild.operation(call.operation)
-    if new.use_bias:
-        return lambda constant: new.bias.assign_add(constant.astype("float32"))
-    readers = rebuild.dependencies.graph.consumers().get(call.outputs[0], [])
-    norm = rebuild.operation(readers[0][0].operation) if len(readers) == 1 else None
-    if not isinstance(norm, keras.layers.BatchNormalization) or (
-        keras.activations.linear is not call.operation.activation
-    ):
+    """A function that adds a constant to a layer's product, or None."""
+    consumers = rebuild.dependencies.graph.consumers()
+    taker = taker_of_constants(call, consumers)
+    if taker is None:
         return None
-    return lambda constant: norm.moving_mean.assign_sub(constant.astype("float32"))
+    new = rebuild.operation(taker)
+    if taker is call.operation:
+        return lambda constant: new.bias.assign_add(constant.astype("float32"))
+    return lambda constant: new.moving_mean.assign_sub(constant.astype("float32"))
