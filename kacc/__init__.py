@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kacc.core.registry import LayerSpec, Weight
     from kacc.core.rules import Rule
     from kacc.measurement.measure import Measurement, measure
+    from kacc.pruning.channels.pruner import prune_channels
     from kacc.quantization.model import quantize
     from kacc.quantization.simulation import simulate
     from kacc.support import register_layer
@@ -48,6 +49,7 @@ __all__ = [
     "layers",
     "measure",
     "parity",
+    "prune_channels",
     "quantize",
     "register_layer",
     "simulate",
@@ -70,6 +72,7 @@ _MODULES = {
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "parity": "kacc.converters.parity",
+    "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
     "simulate": "kacc.quantization.simulation",

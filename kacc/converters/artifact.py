@@ -120,6 +120,12 @@ class Artifact:
 
     def runtime(self, kernels: str = "xnnpack", threads: int = 1) -> Runtime:
         """The runtime of the file for these kernels and threads, kept for later."""
+        if self.manifest.report.get("npu_operators"):
+            raise UsageError(
+                "A file for an NPU runs on the NPU only",
+                received=self.target,
+                fix="Convert to 'tflite-int8' to run the same numbers here",
+            )
         key = kernels, threads
         if key not in self._runtimes:
             self._runtimes[key] = Runtime(

@@ -42,6 +42,7 @@ def convert(
     backend: str | None = None,
     ranges: Any = "minmax",
     rules: Sequence[Rule] = (),
+    accelerator: int | None = None,
 ) -> Artifact:
     """Converts a Keras model to a file, which is there whole or not at all.
 
@@ -50,8 +51,9 @@ def convert(
             quantization attached; or a model of tf_keras, plain or quantized, pruned
             or clustered by tfmot, whose wrappers may still be on.
         path: the file to write, ending as the target's files do (".tflite").
-        target: "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8" or
-            "tflite-w4a8".
+        target: "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8",
+            "tflite-w4a8", or "ethos-u55" (an int8 file compiled by vela, whose figures
+            are in the artifact's `manifest.report`).
         calibration: samples to find ranges with, up to 500 of which are used: arrays
             (a list or dictionary for several inputs), a tf.data.Dataset, a PyDataset
             or a generator of batches, with or without labels. A plain model needs them
@@ -69,6 +71,8 @@ def convert(
         rules: exceptions by layer path for a plain model, as for `kacc.quantize`. What
             a rule skips computes in float, in the middle of integers, which a warning
             says. The backend is "kacc" here too.
+        accelerator: the NPU's MACs per cycle, 32, 64, 128 (the default) or 256, for
+            "ethos-u55".
 
     Returns:
         The `Artifact`, which also `open_artifact(path)` gives.
@@ -91,13 +95,17 @@ def convert(
     row = target_called(target)
     options = PostTraining(ranges, rules)
     _check_options(row, io, batch, backend)
+    _check_accelerator(row, accelerator)
+    batch = row.batch if batch is None else batch
     scheme = _scheme_of(model)
     _check_scheme(row, scheme, backend, model)
     _check_post_training(row, scheme, backend, options, model)
     _check_path(path, row)
     samples = _calibrated(model, row, scheme, calibration, options)
     graph = freeze(model, batch, barriers=row.integer)
-    request = Request(graph, scheme, samples, io, backend, target)
+    request = Request(
+        graph, scheme, samples, io, backend, target, accelerator=accelerator
+    )
     if legacy.is_legacy(model):
         request = replace(request, by_tfmot=scheme is not None)
     elif scheme is not None:
@@ -123,6 +131,10 @@ def _check_options(
         raise UsageError(
             "`batch` must be a positive integer, or None for any size", received=batch
         )
+    if batch is not None and row.batch not in (None, batch):
+        raise UsageError(
+            f"The target {row.name!r} takes batches of {row.batch} only", received=batch
+        )
     if backend is not None and backend not in row.backends:
         rule = (
             f"`backend` must be one of {row.backends}"
@@ -130,6 +142,17 @@ def _check_options(
             else f"The target {row.name!r} has no choice of `backend`"
         )
         raise UsageError(rule, received=backend, fix="Leave it out")
+
+
+def _check_accelerator(row: Target, accelerator: int | None) -> None:
+    if accelerator is None or accelerator in row.accelerators:
+        return
+    rule = (
+        f"`accelerator` must be one of {row.accelerators}, the MACs per cycle"
+        if row.accelerators
+        else f"The target {row.name!r} has no choice of `accelerator`"
+    )
+    raise UsageError(rule, received=accelerator)
 
 
 def _scheme_of(model: Any) -> str | None:
@@ -282,6 +305,7 @@ def _write(
         backend=converted.backend,
         options=options,
         versions=_versions(),
+        report=converted.notes,
     )
     text = manifest.to_json().encode()
     data = flatbuffer.with_metadata(converted.data, flatbuffer.MANIFEST, text)

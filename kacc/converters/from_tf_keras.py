@@ -81,7 +81,9 @@ def _has_graph(model: Any) -> bool:
     # tells whether one has a graph. tests/core/test_keras_private.py watches.
     from tf_keras.src.engine.functional import Functional
 
-    if not (isinstance(model, Functional) and getattr(model, "_is_graph_network", 0)):
+    if not (
+        isinstance(model, Functional) and getattr(model, "_is_graph_network", False)
+    ):
         return False
     return type(model).call in (Functional.call, tf_keras.Sequential.call)
 

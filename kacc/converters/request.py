@@ -29,6 +29,7 @@ class Request:
             calibration then fills in.
         own: makes the request for a copy of a plain model that kacc has quantized.
         skipped: paths of the layers of a quantized model that a rule keeps in float.
+        accelerator: the size of the NPU, or None.
     """
 
     graph: FrozenGraph
@@ -41,6 +42,7 @@ class Request:
     by_tfmot: bool = False
     own: Callable[[], Request] | None = None
     skipped: frozenset[str] = frozenset()
+    accelerator: int | None = None
 
 
 @dataclass(frozen=True)

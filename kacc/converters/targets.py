@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kacc.converters import tflite
+from kacc.converters import ethos, tflite
 from kacc.converters.post_training import BACKEND
 from kacc.converters.request import Converted, Request
 from kacc.core.errors import UsageError
@@ -25,6 +25,8 @@ class Target:
             without a scheme always fit.
         integer: whether every operator is integer, so that `io` has a meaning.
         backends: the names that `backend` may have for models without a scheme.
+        accelerators: the sizes that `accelerator` may name.
+        batch: the only batch size that it takes, or None.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Target:
     schemes: frozenset[str] = frozenset()
     integer: bool = False
     backends: tuple[str, ...] = ()
+    accelerators: tuple[int, ...] = ()
+    batch: int | None = None
 
     @property
     def scheme(self) -> str:
@@ -62,6 +66,16 @@ TARGETS = {
             schemes=frozenset({"w4a8"}),
             integer=True,
             backends=(BACKEND,),
+        ),
+        Target(
+            "ethos-u55",
+            ethos.to_ethos_u55,
+            ".tflite",
+            schemes=frozenset({"int8"}),
+            integer=True,
+            backends=("tflite", "ai-edge", BACKEND),
+            accelerators=ethos.ACCELERATORS,
+            batch=1,
         ),
     )
 }

@@ -64,11 +64,20 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A model as a list of calls in the order of execution."""
+    """A model as a list of calls in the order of execution.
+
+    Args:
+        inputs: the tensors of the model's inputs, flat.
+        output_structure: those of its outputs, as the model gives them.
+        calls: in the order of execution.
+        spans: (number of its first call, id of the container) of each call of a
+            container that was opened -> the number of the call after its last.
+    """
 
     inputs: tuple[Tensor, ...]
     output_structure: Any
     calls: tuple[Call, ...]
+    spans: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -143,15 +152,15 @@ def trace(model: keras.Model) -> Graph:
     if kept is not None:
         return kept
     tracer = _Tracer()
-    with _restored_nodes(model):
-        inputs, outputs, lasting = _open(model, None)
+    with restored_nodes(model):
+        inputs, outputs, lasting = opened(model, None)
         tensors = tuple(tracer.new(x) for x in inputs)
         flat = tree.flatten(outputs)
         refs = tracer.expand(inputs, tensors, flat, "", lasting)
     if isinstance(outputs, (list, tuple)) and len(outputs) == 1:
         outputs = outputs[0]  # as Keras's functional models do
     structure = tree.pack_sequence_as(outputs, list(refs))
-    return Graph(tensors, structure, tuple(tracer.calls))
+    return Graph(tensors, structure, tuple(tracer.calls), tracer.spans)
 
 
 def require_built(model: Any) -> None:
@@ -163,7 +172,7 @@ def require_built(model: Any) -> None:
             fix="Build the model with `keras`, version 3, or make it of a tf_keras "
             "model with kacc.from_tf_keras",
         )
-    known = hasattr(model, "kept_graph") or _has_graph(model)
+    known = hasattr(model, "kept_graph") or has_graph(model)
     if not model.built or (not known and not model._build_shapes_dict):
         raise UsageError(
             "The model must be built, so that its shapes are known",
@@ -180,7 +189,7 @@ def is_container(operation: Any) -> bool:
     return bool(getattr(operation, "_layers", None)) and not made_by_keras
 
 
-def _has_graph(model: Any) -> bool:
+def has_graph(model: Any) -> bool:
     """Whether the model is a static graph, run as it stands."""
     if isinstance(model, keras.Sequential):
         return model._functional is not None
@@ -196,11 +205,11 @@ def _plain_call(cls: type) -> bool:
     return False
 
 
-def _open(
+def opened(
     model: Any, call_arguments: tuple[Any, Any] | None
 ) -> tuple[list[Any], Any, bool]:
     """Symbolic inputs and outputs of a container, and whether its operators last."""
-    if _has_graph(model):
+    if has_graph(model):
         inner = model._functional if isinstance(model, keras.Sequential) else model
         return inner.inputs, inner._outputs_struct, True
     args, kwargs = call_arguments or _symbolic_arguments(model)
@@ -236,7 +245,7 @@ def _symbolic_arguments(model: keras.Model) -> tuple[tuple[Any, ...], dict[str, 
 
 
 @contextlib.contextmanager
-def _restored_nodes(model: keras.Model) -> Iterator[None]:
+def restored_nodes(model: keras.Model) -> Iterator[None]:
     """Takes off the nodes that symbolic calls inside leave on the layers."""
     operations: dict[int, Any] = {}
     for layer in model._flatten_layers():
@@ -260,6 +269,7 @@ class _Tracer:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.spans: dict[tuple[int, int], int] = {}
         self._count = 0
 
     def new(self, symbol: keras.KerasTensor) -> Tensor:
@@ -276,7 +286,7 @@ class _Tracer:
     ) -> tuple[Tensor, ...]:
         """Adds the calls between inputs and outputs; the outputs' tensors."""
         scope = {id(x): t for x, t in zip(inputs, tensors, strict=True)}
-        for node in _ordered_nodes(outputs, set(scope)):
+        for node in ordered_nodes(outputs, set(scope)):
             self._visit(node, scope, prefix, lasting)
         return tuple(scope[id(x)] for x in outputs)
 
@@ -308,13 +318,16 @@ class _Tracer:
         self, node: Any, scope: dict[int, Tensor], path: str
     ) -> tuple[Tensor, ...]:
         arguments = (node.arguments.args, node.arguments.kwargs)
-        inputs, outputs, lasting = _open(node.operation, arguments)
+        inputs, outputs, lasting = opened(node.operation, arguments)
         tensors = tuple(scope[id(x)] for x in node.input_tensors)
         flat = tree.flatten(outputs)
-        return self.expand(inputs, tensors, flat, path + "/", lasting)
+        start = len(self.calls), id(node.operation)
+        refs = self.expand(inputs, tensors, flat, path + "/", lasting)
+        self.spans[start] = len(self.calls)
+        return refs
 
 
-def _ordered_nodes(outputs: list[keras.KerasTensor], stop: set[int]) -> list[Any]:
+def ordered_nodes(outputs: list[keras.KerasTensor], stop: set[int]) -> list[Any]:
     """The nodes that lead to the outputs, each after the ones that it reads from."""
     order: list[Any] = []
     seen: set[int] = set()

@@ -55,6 +55,7 @@ class Manifest:
         options: the options of the conversion.
         versions: versions of kacc, keras and tensorflow.
         sha256, size_bytes: of the whole file.
+        report: what the target's compiler said of the file.
 
     Example:
         >>> image = TensorInfo("image", (None, 8), "float32")
@@ -75,6 +76,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
     size_bytes: int = 0
+    report: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The part that travels inside the file, which cannot hold its own hash.

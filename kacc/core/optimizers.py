@@ -47,6 +47,29 @@ def _contents(optimizer: Any, variables: Sequence[Any]) -> dict[Any, Any]:
     return contents
 
 
+def slots(optimizer: Any) -> dict[tuple[int, str, int], Any]:
+    """The variables that a built optimizer keeps for each of the model's.
+
+    Args:
+        optimizer: a built keras.optimizers.Optimizer, wrapped or not.
+
+    Returns:
+        (0, or 1 for the inner optimizer; attribute; position of the model's variable
+        among the trainable ones) -> the slot.
+    """
+    found = {}
+    for number, part in enumerate(
+        (optimizer, getattr(optimizer, "inner_optimizer", None))
+    ):
+        variables = [] if part is None else list(part._trainable_variables)
+        for attribute, value in vars(part).items() if variables else ():
+            if _is_slots(attribute, value, variables):
+                for position, slot in enumerate(value):
+                    if isinstance(slot, keras.Variable):
+                        found[number, attribute, position] = slot
+    return found
+
+
 def _is_slots(attribute: str, value: Any, variables: Sequence[Any]) -> bool:
     """Whether an attribute holds one entry for each variable."""
     if attribute == "_trainable_variables" or not isinstance(value, list):

@@ -151,13 +151,13 @@ def unsupported_reason(operation: Any) -> str | None:
     spec = find(operation)
     if spec is None:
         return f"{type(operation).__name__} is not in kacc's registry"
-    changed = _overriding_class(type(operation), spec.type)
+    changed = overriding_class(type(operation), spec.type)
     if changed is not None:
         return f"its class {changed.__name__} overrides `call` of {spec.type.__name__}"
     return spec.supported(operation) if spec.supported else None
 
 
-def _overriding_class(cls: type, known: type) -> type | None:
+def overriding_class(cls: type, known: type) -> type | None:
     """The class between `cls` and `known` that computes something of its own.
 
     A class that sets `kacc_equivalent = True` computes what its parent does, only

@@ -15,6 +15,7 @@ from kacc.converters.samples import Samples, gather
 from kacc.converters.signature import signature_of
 from kacc.measurement.accuracy import accuracy
 from kacc.measurement.latency import Latency, inputs_of, latency
+from kacc.measurement.macs import macs
 from kacc.measurement.memory import peak_memory_bytes, size_bytes
 
 
@@ -31,6 +32,7 @@ class Measurement:
         peak_memory_bytes: of the activations alive at once for one sample.
         samples: how many samples the accuracy was measured on.
         host: the machine.
+        macs: multiply-accumulates for one sample, or None if some cannot be counted.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Measurement:
     peak_memory_bytes: int
     samples: int
     host: str
+    macs: int | None = None
 
     def __str__(self) -> str:
         return self.name + ": " + ", ".join(f"{k} {v}" for k, v in self._figures())
@@ -60,6 +63,8 @@ class Measurement:
             ("latency", str(self.latency)),
             ("peak activations", readable_bytes(self.peak_memory_bytes)),
         ]
+        if self.macs is not None:
+            figures.append(("MACs", f"{self.macs:,}"))
         if self.accuracy is not None:
             figures.insert(0, ("accuracy", f"{self.accuracy:.4f} ({self.samples})"))
         return figures
@@ -74,7 +79,7 @@ def measure(
     threads: int = 1,
     kernels: str = "xnnpack",
 ) -> Measurement:
-    """Measures accuracy, size, latency and memory.
+    """Measures accuracy, size, latency, memory and multiply-accumulates.
 
     Args:
         model_or_artifact: a built Keras model, compiled or not, or an `Artifact`.
@@ -115,6 +120,7 @@ def measure(
         peak_memory_bytes=peak_memory_bytes(model_or_artifact),
         samples=len(samples),
         host=host(),
+        macs=macs(model_or_artifact),
     )
 
 

@@ -31,7 +31,10 @@ def main() -> int:
         __doc__,
         ("--only", {"nargs": "+", "metavar": "MODEL", "help": "these models only"}),
         ("--again", {"action": "store_true", "help": "run what has a row already too"}),
-        ("--failed", {"action": "store_true", "help": "run again what did not succeed"}),
+        (
+            "--failed",
+            {"action": "store_true", "help": "run again what did not succeed"},
+        ),
         ("--minutes", {"type": float, "default": 20, "help": "for each model (20)"}),
         ("--memory", {"type": float, "default": 12, "help": "GiB for each model (12)"}),
         ("--rows", {"type": Path, "help": "the file of finished rows"}),
@@ -77,6 +80,7 @@ class Rows:
         return row is not None and not (succeeded and row["status"] != "success")
 
     def add(self, row: dict[str, Any]) -> None:
+        """Keeps a row, in the file too, whole or not at all."""
         self.table[row["model"]] = row
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(entry) + "\n" for entry in self.table.values())
@@ -87,15 +91,18 @@ class Rows:
         os.replace(file.name, self.path)
 
 
-def run(name: str, seconds: float, memory: float) -> dict[str, Any]:
+def run(
+    name: str, seconds: float, memory: float, script: str = "application.py"
+) -> dict[str, Any]:
     """The row of a model, from a process of its own."""
-    script = Path(__file__).with_name("application.py")
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths.strip(os.pathsep)}
     start, peak, status = time.monotonic(), 0, "failed"
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            [sys.executable, str(script), name], stdout=output, env=environment
+            [sys.executable, str(Path(__file__).with_name(script)), name],
+            stdout=output,
+            env=environment,
         )
         try:
             while process.poll() is None:

@@ -169,9 +169,7 @@ def test_calibration_fills_in_for_layers_that_were_not_annotated(images, tmp_pat
 
 def test_ranges_that_no_training_has_seen(tmp_path, images):
     model = models.quantization.quantize_model(models.functional())
-    with pytest.raises(
-        UsageError, match=r"seen in train.*quant_conv.*from_tf_keras"
-    ):
+    with pytest.raises(UsageError, match=r"seen in train.*quant_conv.*from_tf_keras"):
         kacc.convert(model, tmp_path / "m.tflite", "tflite-int8", images)
 
 

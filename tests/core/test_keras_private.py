@@ -448,3 +448,39 @@ def test_graphs_of_tf_keras(old_model):
     assert old_model._nested_inputs["x"] is old_model.inputs[0]
     assert old_model.inputs[0]._keras_history.layer.name == "x"
     assert old_model._nested_outputs is old_model.outputs[0]
+
+
+def test_a_compiled_model_keeps_the_arguments_it_was_compiled_with():
+    """pruning.channels.callback compiles the smaller model with the same objects."""
+    model = models.small()
+
+    def loss(y, p):
+        return ops.mean(ops.abs(y - p), axis=-1)
+
+    model.compile("sgd", loss, metrics=["mae"], steps_per_execution=2)
+    arguments = model._compile_config.config
+    assert arguments["loss"] is loss
+    assert arguments["metrics"] == ["mae"]
+    assert arguments["steps_per_execution"] == 2
+    models.small().compile(**arguments)
+
+
+def test_operators_name_what_channels_are_followed_by():
+    """pruning.channels.operator_rows: their classes, axes and configs."""
+    from kacc.pruning.channels.operator_rows import OPERATORS
+
+    assert all(cls.__module__.startswith("keras.src.ops") for cls in OPERATORS)
+    x = keras.Input((4, 4, 6))
+    for y, attribute, value in (
+        (ops.mean(x, axis=(1, 2)), "axis", (1, 2)),
+        (ops.concatenate([x, x], axis=-1), "axis", -1),
+        (ops.transpose(x, (0, 2, 1, 3)), "axes", (0, 2, 1, 3)),
+        (ops.expand_dims(x, 1), "axis", 1),
+    ):
+        assert getattr(y._keras_history.operation, attribute) == value
+    assert ops.reshape(x, (-1, 96))._keras_history.operation.get_config()["newshape"]
+    split = ops.split(x, [2], axis=-1)[0]._keras_history.operation
+    assert tuple(split.get_config()["indices_or_sections"]) == (2,)
+    item = x[..., 1:3]._keras_history
+    node = item.operation._inbound_nodes[item.node_index]
+    assert node.arguments.args[1] == (Ellipsis, slice(1, 3))

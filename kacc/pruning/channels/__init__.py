@@ -1,0 +1,1 @@
+"""Channels really removed: dependency graph, importance, pruner."""
