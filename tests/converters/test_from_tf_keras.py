@@ -57,7 +57,7 @@ def test_a_layer_of_integers(name):
     assert_same(model, np.random.default_rng(0).integers(0, 9, (4, 5)).astype("int32"))
 
 
-@pytest.mark.parametrize("activation", cases.ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 def test_an_activation(activation):
     model = tf_keras.Sequential([L.Dense(5, activation, input_shape=(6,))])
     assert_same(cases.randomized(model), 3 * cases.samples((6,)))
