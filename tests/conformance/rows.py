@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from kacc.core.registry import LayerSpec, registered
-from kacc.support import augmentation, floats
+from kacc.support import floats
 
 IMAGE = (6, 6, 3)
 
@@ -165,9 +165,7 @@ LAYERS = {
 }
 
 # Of inputs that are not near one.
-SPREAD = {"Rescaling": 100.0} | {
-    spec.type.__name__: 100.0 for spec in augmentation.SPECS
-}
+SPREAD = {"Rescaling": 100.0}
 
 
 @dataclass

@@ -33,7 +33,7 @@ IN_FLOAT = {
     "Conv3D": (VOLUME, lambda: layers.Conv3D(2, 2)),
     "Conv3DTranspose": (VOLUME, lambda: layers.Conv3DTranspose(2, 2)),
     "MaxPooling3D": (VOLUME, layers.MaxPooling3D),
-    "AveragePooling3D": (VOLUME, layers.AveragePooling3D),
+    "AveragePooling3D": (VOLUME, lambda: layers.AveragePooling3D(2)),
     "AdaptiveMaxPooling1D": (SEQUENCE, lambda: layers.AdaptiveMaxPooling1D(4)),
     "AdaptiveMaxPooling2D": (IMAGE, lambda: layers.AdaptiveMaxPooling2D(3)),
     "AdaptiveMaxPooling3D": (VOLUME, lambda: layers.AdaptiveMaxPooling3D(2)),
@@ -57,7 +57,7 @@ IN_FLOAT = {
         SEQUENCE,
         lambda: lambda x: layers.MultiHeadAttention(2, 3, name="layer")(x, x),
     ),
-    "GroupQueryAttention": (
+    "GroupedQueryAttention": (
         SEQUENCE,
         lambda: lambda x: layers.GroupQueryAttention(2, 2, 1, name="layer")(x, x),
     ),
@@ -138,13 +138,11 @@ def test_a_layer_in_float_is_reported_and_computes_what_it_did(name):
     x = keras.Input(shape)
     before = layers.Dense(shape[-1], name="before")(x)
     after = named(make())(before)
-    head = layers.Dense(2, name="head")(layers.Flatten()(after))
-    model = keras.Model(x, [before, after, head])
+    model = keras.Model(x, [before, after])
     with pytest.warns(UserWarning, match="kacc leaves in float") as caught:
         kacc.quantize(model)
-    (spec,) = [spec for spec in floats.SPECS if spec.type.__name__ == name]
     layer = model.get_layer("layer")
-    reason = spec.supported(layer)
+    reason = registry.find(layer).supported(layer)
     assert any(f"layer ({reason})" in str(w.message) for w in caught)
     assert "layer" not in [o.name for o in attach.attached(model)]
 
@@ -152,8 +150,7 @@ def test_a_layer_in_float_is_reported_and_computes_what_it_did(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         calibrate(model, [data])
-    read, made, end = model.predict(data, verbose=0)
+    read, made = model.predict(data, verbose=0)
     part = keras.Model(before, after)
     np.testing.assert_allclose(part.predict(read, verbose=0), made, 1e-4, 1e-5)
-    assert len(np.unique(read)) > 20  # on a grid, and the end too
-    assert np.isfinite(end).all()
+    assert 20 < len(np.unique(read)) <= 256

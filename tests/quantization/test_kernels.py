@@ -273,7 +273,7 @@ def test_square_root_is_cut_off(name, scale, zero, out_scale, out_zero):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@given(st.floats(1e-6, 10.0, width=32), INT8, SCALES)
+@given(st.floats(2.0**-20, 10.0, width=32), INT8, SCALES)
 def test_reciprocal_root_is_the_nearest_step_and_of_zero_the_largest(
     name, scale, zero, out_scale
 ):
@@ -305,15 +305,15 @@ def test_xnnpack_declines_to_add_what_is_very_small():
 
 
 def test_vector_instructions_round_halves_up_and_the_last_channels_away():
-    acc = tf.constant([[-3.0] * 10], tf.float64)  # -1.5 steps
-    scales = (tf.constant(1.0), tf.constant(0.5, tf.float32))
+    acc = tf.constant([[-6.0] * 10], tf.float64)  # -1.5 steps
+    scales = (tf.constant(1.0), tf.constant(0.25, tf.float32))
     got = numbers(KERNELS["builtin"].linear(acc, scales, grid(1.0, 0), "depthwise"))
     assert got.tolist() == [[-1] * 8 + [-2] * 2]
 
 
 def test_vector_instructions_go_over_a_whole_batch_in_quantize():
-    halves = np.full((3, 7), -3.0)  # -1.5 steps; 21 values, of which they take 16
-    x, out = tensor(halves, 0.5, 0), grid(1.0, 0)
+    halves = np.full((3, 7), -6.0)  # -1.5 steps; 21 values, of which they take 16
+    x, out = tensor(halves, 0.25, 0), grid(1.0, 0)
     got = numbers(KERNELS["builtin"].requantize(x, out)).ravel().tolist()
     assert got == [-1] * 16 + [-2] * 5
     assert (numbers(KERNELS["reference"].requantize(x, out)) == -2).all()
