@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mse, percentile, or percentile:P with P in percent",
     )
     parser.add_argument(
+        "--rounding",
+        choices=("nearest", "adaround"),
+        default="nearest",
+        help="how weights are rounded; adaround fits them to the samples, in minutes",
+    )
+    parser.add_argument(
         "--backend",
         metavar="NAME",
         default=argparse.SUPPRESS,
@@ -98,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
         batch=getattr(args, "batch", None),
         backend=getattr(args, "backend", None),
         ranges=ranges,
+        rounding=args.rounding,
     )
     size = f"{artifact.size_bytes:,} bytes"
     seconds = f"{time.monotonic() - start:.0f} s"

@@ -10,6 +10,7 @@ from kacc.converters.request import Request
 from kacc.converters.samples import Samples
 from kacc.converters.trace import freeze
 from kacc.core import rules as rule_config
+from kacc.core.errors import UsageError
 from kacc.core.rules import Rule
 
 BACKEND = "kacc"
@@ -23,6 +24,7 @@ class PostTraining:
     Args:
         ranges: a `kacc.quantization.Ranges`, or the name of its method.
         rules: exceptions by layer path.
+        rounding: "nearest", "adaround", or a `kacc.quantization.AdaRound`.
 
     Raises:
         UsageError: if one of them is wrong.
@@ -30,13 +32,28 @@ class PostTraining:
 
     ranges: Any = "minmax"
     rules: Sequence[Rule] = ()
+    rounding: Any = "nearest"
 
     def __post_init__(self) -> None:
-        from kacc.quantization import Ranges
+        from kacc.quantization import AdaRound, Ranges
 
         if not isinstance(self.ranges, Ranges):
             object.__setattr__(self, "ranges", Ranges(self.ranges))
         rule_config.checked(self.rules)
+        if self.rounding == "adaround":
+            object.__setattr__(self, "rounding", AdaRound())
+        if self.rounding != "nearest" and not isinstance(self.rounding, AdaRound):
+            raise UsageError(
+                "`rounding` must be 'nearest', 'adaround' or a kacc.quantization."
+                "AdaRound",
+                received=self.rounding,
+                fix="Pass 'adaround', or kacc.quantization.AdaRound(steps=2000)",
+            )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether roundings are fitted."""
+        return self.rounding != "nearest"
 
     @property
     def given(self) -> dict[str, Any]:
@@ -48,6 +65,8 @@ class PostTraining:
             options["ranges"] = self.ranges.method
         if self.rules:
             options["rules"] = rule_config.to_config(self.rules)
+        if self.adaptive:
+            options["rounding"] = {"method": "adaround", **asdict(self.rounding)}
         return options
 
 
@@ -69,10 +88,15 @@ def own_request(
 
     def make() -> Request:
         from kacc.quantization.copies import quantized_copy
+        from kacc.quantization.rounding import fit_roundings
 
         assert plain.calibration is not None
-        copy = quantized_copy(model, scheme, options.rules)
+        # Fitted integers need steps that stay as they are.
+        learned_steps = True if options.adaptive else None
+        copy = quantized_copy(model, scheme, options.rules, learned_steps)
         calibrate(copy, plain.calibration, options)
+        if options.adaptive:
+            fit_roundings(copy, plain.calibration.inputs, options.rounding)
         graph = freeze(copy, batch, barriers=True)
         request = replace(
             plain, graph=graph, scheme=scheme, calibration=None, backend=None

@@ -22,8 +22,11 @@ from kacc.quantization.model import attach_quantization, recipe_settings
 
 
 def quantized_copy(
-    model: keras.Model, scheme: str = "int8", rules: Sequence[Rule] = ()
-) -> keras.Model:
+    model: keras.Model,
+    scheme: str = "int8",
+    rules: Sequence[Rule] = (),
+    learned_steps: bool | None = None,
+) -> Copy:
     """A quantized copy of a plain model, to calibrate and convert.
 
     It reads the variables of the model, and has ranges of its own. Nothing in the model
@@ -34,6 +37,8 @@ def quantized_copy(
             copy has the result.
         scheme: name of the scheme.
         rules: exceptions by layer path; the last that matches wins.
+        learned_steps: whether weights have steps of their own, which start at the least
+            squared error; None for what the scheme does.
 
     Returns:
         A model for inference with the inputs and outputs of `model`.
@@ -50,12 +55,13 @@ def quantized_copy(
         >>> kacc.quantization.scheme_of(copy), kacc.quantization.scheme_of(model)
         ('int8', None)
     """
-    copy = _Copy(model)
-    attach_quantization(copy, recipe_settings(scheme, rules, None), report=False)
+    settings = recipe_settings(scheme, rules, learned_steps)
+    copy = Copy(model)
+    attach_quantization(copy, settings, report=False)
     return copy
 
 
-class _Copy(keras.Model):
+class Copy(keras.Model):
     """Runs the graph of another model, on doubles of its layers.
 
     Args:
@@ -81,15 +87,16 @@ class _Copy(keras.Model):
     def call(self, inputs: Any) -> Any:
         """The outputs in the structure of the model's."""
         graph: Graph = self.kept_graph
+        return graph.run(tree.flatten(inputs), run_call)
 
-        def apply(call: Call, values: list[Any]) -> Any:
-            args, kwargs = fill(call, values)
-            operation = call.operation
-            if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
-                kwargs = {**kwargs, "training": False}
-            return operation(*args, **kwargs)
 
-        return graph.run(tree.flatten(inputs), apply)
+def run_call(call: Call, values: list[Any]) -> Any:
+    """What the operation of a call makes of values, at inference."""
+    args, kwargs = fill(call, values)
+    operation = call.operation
+    if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+        kwargs = {**kwargs, "training": False}
+    return operation(*args, **kwargs)
 
 
 def _doubled(call: Call, doubles: dict[int, Any]) -> Call:
@@ -107,6 +114,8 @@ def double(operation: Any) -> Any:
     twin = object.__new__(cls)
     vars(twin).update(vars(operation))
     vars(twin).pop("_kacc_transforms", None)
+    if isinstance(operation, keras.Layer):
+        twin.dtype_policy = keras.DTypePolicy("float32")  # as the file computes
     spec = registry.find(operation)
     steps = attach.Steps(operation)
     if spec is not None and steps.transforms:
@@ -125,7 +134,7 @@ def set_weight(twin: Any, attribute: str, value: Any) -> None:
         value: the new value.
     """
     shared = getattr(twin, attribute)
-    own = keras.Variable(value, dtype=shared.dtype, trainable=False, name=shared.name)
+    own = keras.Variable(value, dtype="float32", trainable=False, name=shared.name)
     for name, item in list(vars(twin).items()):
         if item is shared:
             vars(twin)[name] = own

@@ -44,7 +44,7 @@ def inference_function(
     Returns:
         A function from the flat list of inputs to the outputs in the model's structure.
     """
-    return _Program(model, on_tensor, barriers).run
+    return Program(model, on_tensor, barriers).run
 
 
 def capture(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
@@ -121,8 +121,18 @@ def _kernels(
         )
 
 
-class _Program:
-    def __init__(self, model: keras.Model, on_tensor: Any, barriers: bool) -> None:
+class Program:
+    """A quantized model with constants for its variables, to run call by call.
+
+    Args:
+        model: a quantized model whose ranges have all been seen.
+        on_tensor: as for `inference_function`.
+        barriers: as for `inference_function`.
+    """
+
+    def __init__(
+        self, model: keras.Model, on_tensor: Any = None, barriers: bool = False
+    ) -> None:
         self.graph: Graph = trace(model)
         self.placement: Placement = placement_of(model, self.graph)
         self.folded = {bn: conv for conv, bn in self.placement.folded.items()}
@@ -139,11 +149,16 @@ class _Program:
         self.weights = {call: self._weights(call) for call in self.graph.calls}
 
     def run(self, inputs: list[Any]) -> Any:
+        """The outputs in the model's structure, by the flat list of inputs."""
         entered = [
-            self._enter(tensor, value)
+            self.enter(tensor, value)
             for tensor, value in zip(self.graph.inputs, inputs, strict=True)
         ]
-        return self.graph.run(entered, self._apply)
+        return self.graph.run(entered, self.apply)
+
+    def refresh(self, call: Call) -> None:
+        """Reads the weights of a call's layer again, after a change."""
+        self.weights[call] = self._weights(call)
 
     def _weights(self, call: Call) -> tuple[list[tuple[Any, Any]], Any]:
         """The layer's variables with the file's values, and a bias that it lacks."""
@@ -182,10 +197,12 @@ class _Program:
                     table.setdefault(tensor, _Range(transform, name))
         return table
 
-    def _enter(self, tensor: Tensor, value: Any) -> Any:
+    def enter(self, tensor: Tensor, value: Any) -> Any:
+        """The value of a tensor that its readers quantize, quantized."""
         return self.entering[tensor](value) if tensor in self.entering else value
 
-    def _apply(self, call: Call, values: list[Any]) -> Any:
+    def apply(self, call: Call, values: list[Any]) -> list[Any]:
+        """The outputs of a call, flat."""
         if call.path in self.apart:
             tensors = zip(call.inputs, values, strict=True)
             values = [self._apart(v) if self._on_grid(t) else v for t, v in tensors]
@@ -200,7 +217,7 @@ class _Program:
         if call.path in self.apart:
             tensors = zip(call.outputs, flat, strict=True)
             flat = [self._apart(v) if t in self.entering else v for t, v in tensors]
-        return [self._enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
+        return [self.enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
 
     def _on_grid(self, tensor: Tensor) -> bool:
         """Whether a layer that a rule leaves in float reads integers there."""

@@ -130,3 +130,21 @@ def test_wrong_ranges_and_backends(
         "convert", model, "a.tflite", "--calibration", samples, option, word
     )
     assert_fails(process, 2, *parts)
+
+
+def test_rounding(kacc_inside, tmp_path, model, samples, monkeypatch):
+    from kacc.quantization import AdaRound
+
+    monkeypatch.setattr(AdaRound, "__post_init__", _briefly)
+    process = kacc_inside(
+        *("convert", model, "a.tflite", "--calibration", samples),
+        *("--rounding", "adaround", "--target", "tflite-w4a8"),
+    )
+    assert process.returncode == 0, process.stderr
+    manifest = open_artifact(tmp_path / "a.tflite").manifest
+    assert manifest.backend == "kacc"
+    assert manifest.options["rounding"]["method"] == "adaround"
+
+
+def _briefly(settings):
+    object.__setattr__(settings, "steps", 5)
