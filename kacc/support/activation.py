@@ -214,7 +214,6 @@ SPECS = [
     _named(nn.TanhShrink, "tanh_shrink"),
     _named(nn.LogSigmoid, "log_sigmoid"),
     _named(nn.SparsePlus, "sparse_plus"),
-    _named(nn.SparseSigmoid, "sparse_sigmoid"),
     _named(nn.Softsign, "softsign"),
     _named(nn.Softmax, "softmax", _last_axis_only),
 ]

@@ -21,7 +21,7 @@ def _row(cls: type, *args: Any, **options: Any) -> LayerSpec:
 
 
 SPECS = [
-    _row(layers.AugMix),
+    _row(layers.AugMix, **_VALUES),
     _row(layers.RandAugment, **_VALUES),
     _row(layers.RandomBrightness, 0.1, **_VALUES),
     _row(layers.RandomColorDegeneration, 0.2),

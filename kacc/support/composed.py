@@ -251,14 +251,6 @@ COMPOSED: dict[str, Activation] = {
         _tanh_shrink, _integer_tanh_shrink, inner={"tanh": SIGNED_UNIT}
     ),
     "soft_shrink": soft_shrink(0.5),
-    "sparse_sigmoid": Activation(
-        lambda steps, x: _ramp(steps, x) * 0.5,
-        lambda file, x: file.multiply(
-            _integer_ramp(file, x), file.constant(0.5), "output"
-        ),
-        RangeSpec(fixed=(0.0, 1.0)),
-        _RAMP,
-    ),
     "sparse_plus": Activation(
         _sparse_plus,
         _integer_sparse_plus,

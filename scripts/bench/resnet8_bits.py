@@ -1,4 +1,4 @@
-"""ResNet8 on CIFAR-10 at 4, 8 and 16 bits: learned steps beside moving averages.
+"""ResNet8 on CIFAR-10 at 4 and 8 bits: learned steps beside moving averages.
 
 Each seed fine-tunes the same float model by each scheme, with the same images in the
 same order. What counts is the accuracy of the file that is written.
@@ -38,7 +38,6 @@ SCHEMES = {
     "int8, learned steps": ("int8", True, 3),
     "w4a8, moving averages": ("w4a8", False, 3),
     "w4a8, learned steps": ("w4a8", True, 3),
-    "int16x8, moving averages": ("int16x8", False, 1),
 }
 
 

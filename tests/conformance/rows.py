@@ -75,7 +75,6 @@ OPERATORS = {
     "TanhShrink": [([IMAGE], ops.tanh_shrink)],
     "LogSigmoid": [([IMAGE], ops.log_sigmoid)],
     "SparsePlus": [([IMAGE], ops.sparse_plus)],
-    "SparseSigmoid": [([IMAGE], ops.sparse_sigmoid)],
     "Maximum": [
         ([IMAGE, IMAGE], ops.maximum),
         ([IMAGE], lambda x: ops.maximum(x, -0.3)),

@@ -22,7 +22,7 @@ def test_the_manifest_says_what_the_file_is(int8_file):
     assert manifest.sha256 == hashlib.sha256(data).hexdigest()
     assert manifest.size_bytes == int8_file.size_bytes == len(data)
     assert manifest.scheme is None
-    assert manifest.backend in ("tflite", "ai-edge")
+    assert manifest.backend in ("tflite", "ai-edge", "kacc")
     assert set(manifest.versions) == {"kacc", "keras", "tensorflow"}
     assert manifest.options["calibration_samples"] == 80
 

@@ -164,7 +164,6 @@ def test_operator_classes_behind_keras_ops():
         nn.TanhShrink: ops.tanh_shrink(x),
         nn.LogSigmoid: ops.log_sigmoid(x),
         nn.SparsePlus: ops.sparse_plus(x),
-        nn.SparseSigmoid: ops.sparse_sigmoid(x),
         nn.MaxPool: ops.max_pool(images, 2),
         nn.AveragePool: ops.average_pool(images, 2),
         nn.DepthToSpace: ops.nn.depth_to_space(images, 2),

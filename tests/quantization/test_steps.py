@@ -244,6 +244,11 @@ def test_the_wrapper_needs_a_built_layer_to_learn_steps():
     assert quantize_of(wrapped).weight_bits == 4
 
 
-def test_plain_models_are_not_converted_to_4_bits_without_a_scheme(tmp_path):
-    with pytest.raises(UsageError, match="w4a8"):
-        kacc.convert(every_kind(), tmp_path / "m.tflite", "tflite-w4a8", data())
+def test_plain_models_are_quantized_after_training(tmp_path):
+    plain = filled(every_kind())
+    artifact = kacc.convert(plain, tmp_path / "m.tflite", "tflite-w4a8", data())
+    assert artifact.manifest.backend == "kacc"
+    assert quantize_of(plain.get_layer("conv")) is None
+    want = plain.predict(data(32, seed=4), verbose=0)
+    got = artifact.predict(data(32, seed=4))
+    assert np.corrcoef(want.ravel(), got.ravel())[0, 1] > 0.9

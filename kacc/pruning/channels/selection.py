@@ -177,9 +177,22 @@ def approach(
             if price < cost(trial) <= budget:
                 found, price = trial, cost(trial)
         if found is None:
-            return best
+            break
         best = found
-    return best
+    return _refilled(best, chunks, cost, budget)
+
+
+def _refilled(
+    kept: np.ndarray, chunks: Sequence[Sequence[Chunk]], cost: Costing, budget: float
+) -> np.ndarray:
+    """Gives back all that the budget has room for, the most important first."""
+    while True:
+        taken = [c for group in chunks for c in group if c.after == kept[c.group]]
+        taken.sort(key=lambda c: -c.score)
+        filled = _filled(kept.copy(), taken, cost, budget)
+        if (filled == kept).all():
+            return kept
+        kept = filled
 
 
 def highest(scores: np.ndarray, count: int) -> np.ndarray:
