@@ -31,7 +31,10 @@ def main() -> int:
         __doc__,
         ("--only", {"nargs": "+", "metavar": "MODEL", "help": "these models only"}),
         ("--again", {"action": "store_true", "help": "run what has a row already too"}),
-        ("--failed", {"action": "store_true", "help": "run again what did not succeed"}),
+        (
+            "--failed",
+            {"action": "store_true", "help": "run again what did not succeed"},
+        ),
         ("--minutes", {"type": float, "default": 20, "help": "for each model (20)"}),
         ("--memory", {"type": float, "default": 12, "help": "GiB for each model (12)"}),
         ("--rows", {"type": Path, "help": "the file of finished rows"}),

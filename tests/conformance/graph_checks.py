@@ -158,7 +158,9 @@ def _differences(
         return []
     table = layer_table(packed.model, artifact, samples, kernels)
     return [
-        Failure(n, packed.graphs[n], kernels, _described(lines, packed.graphs[n], table))
+        Failure(
+            n, packed.graphs[n], kernels, _described(lines, packed.graphs[n], table)
+        )
         for n, lines in wrong.items()
     ]
 
