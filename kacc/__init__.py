@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, layers
+    from kacc import callbacks, layers, pruning, schedules
     from kacc.acceleration import accelerate
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kacc.core.rules import Rule
     from kacc.measurement.measure import Measurement, measure
     from kacc.pruning.channels.pruner import prune_channels
+    from kacc.pruning.model import prune
     from kacc.quantization.model import quantize
     from kacc.quantization.simulation import simulate
     from kacc.support import register_layer
@@ -49,9 +50,12 @@ __all__ = [
     "layers",
     "measure",
     "parity",
+    "prune",
     "prune_channels",
+    "pruning",
     "quantize",
     "register_layer",
+    "schedules",
     "simulate",
     "strip",
 ]
@@ -72,6 +76,7 @@ _MODULES = {
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "parity": "kacc.converters.parity",
+    "prune": "kacc.pruning.model",
     "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
@@ -81,7 +86,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "layers"):
+    if name in ("callbacks", "layers", "pruning", "schedules"):
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")
