@@ -8,9 +8,10 @@ import keras
 
 from kacc.core import attach, registry
 from kacc.core.errors import UsageError
+from kacc.core.transform import Transform
 from kacc.pruning.config import method_named, sparsity_checked, target_of
 from kacc.pruning.masks import update
-from kacc.pruning.transform import Prune, prunable_weights, prune_of
+from kacc.pruning.transform import Prune, prunable_weights
 from kacc.quantization.config import scheme_named
 from kacc.quantization.transform import Quantize
 
@@ -63,7 +64,7 @@ def QuantizeWrapper(  # noqa: N802  (the name is that of a Keras layer)
         weight_bits=max([row.weight_bits, *(w.least_bits for w in spec.weights)]),
         learned_steps=row.learned_steps,
     )
-    attach.attach(layer, [transform])
+    _attach(layer, transform)
     transform.begin()
     return layer
 
@@ -116,8 +117,13 @@ def PruneWrapper(  # noqa: N802  (the name is that of a Keras layer)
             fix="kacc.register_layer adds a type",
         )
     transform = Prune(target, chosen.name, wrapped=True)
-    present = prune_of(layer)
-    others = [t for t in attach.transforms_of(layer) if t is not present]
-    attach.attach(layer, [*others, transform])
+    _attach(layer, transform)
     update([transform], 1.0, None)
     return layer
+
+
+def _attach(layer: keras.Layer, transform: Transform) -> None:
+    """Attaches a transform in the place of one of its kind, beside all others."""
+    present = attach.transforms_of(layer)
+    others = [t for t in present if type(t) is not type(transform)]
+    attach.attach(layer, [*others, transform])

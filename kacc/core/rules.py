@@ -102,8 +102,11 @@ def resolve(rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Rule]:
 
 
 def to_config(rules: Sequence[Rule]) -> list[dict[str, Any]]:
-    """The rules as JSON values."""
-    return [asdict(rule) for rule in rules]
+    """The rules as JSON values; what a rule leaves open is left out."""
+    return [
+        {name: value for name, value in asdict(rule).items() if value is not None}
+        for rule in rules
+    ]
 
 
 def from_config(config: Iterable[dict[str, Any]]) -> tuple[Rule, ...]:

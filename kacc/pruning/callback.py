@@ -108,7 +108,7 @@ class Pruning(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Attaches to the model, before any other callback can restore a state."""
         super().set_model(model)
-        now = int(model.optimizer.iterations)
+        now = _iterations(model)
         first = recipe.recipe_of(model).get(TECHNIQUE, {}).get("first_step")
         if first is None or first > now:  # the optimizer is a new one
             first = now
@@ -131,7 +131,7 @@ class Pruning(keras.callbacks.Callback):
         if self._start is None:
             first = recipe.recipe_of(self.model)[TECHNIQUE]["first_step"]
             # Read once per epoch: it would wait for the step on an accelerator.
-            self._start = int(self.model.optimizer.iterations) - first
+            self._start = _iterations(self.model) - first
             self._done = 0
         if self._seen is None:
             self._seen = self._now - self.model.steps_per_execution
@@ -166,12 +166,14 @@ class Pruning(keras.callbacks.Callback):
     def _advance(self) -> None:
         assert self._plan is not None
         assert self._seen is not None
-        step = self._now
-        if self.freeze_step is not None and step >= self.freeze_step:
-            freeze_masks(self.model)
-        elif self._plan.due(self._seen, step):
+        step = last = self._now
+        if self.freeze_step is not None:
+            last = min(step, self.freeze_step)
+        if self._plan.due(self._seen, last):
             target = self.settings["target"] if self.schedule else 1.0
-            update_masks(self.model, self._plan.value(step) / (target or 1.0))
+            update_masks(self.model, self._plan.value(last) / (target or 1.0))
+        if step == self.freeze_step or last < step:
+            freeze_masks(self.model)
         self._seen = step
 
     def _ramp(self) -> Any:
@@ -189,6 +191,10 @@ class Pruning(keras.callbacks.Callback):
         if end == begin:
             return Constant(1.0, begin)
         return PolynomialDecay(0.0, 1.0, begin, end)
+
+
+def _iterations(model: keras.Model) -> int:
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def _step(name: str, value: Any, least: int) -> int | None:
