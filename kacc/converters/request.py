@@ -30,6 +30,7 @@ class Request:
         own: makes the request for a copy of a plain model that kacc has quantized.
         skipped: paths of the layers of a quantized model that a rule keeps in float.
         accelerator: the size of the NPU, or None.
+        sparse: whether weights with many zeros are stored without them.
     """
 
     graph: FrozenGraph
@@ -43,6 +44,7 @@ class Request:
     own: Callable[[], Request] | None = None
     skipped: frozenset[str] = frozenset()
     accelerator: int | None = None
+    sparse: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Target:
         backends: the names that `backend` may have for models without a scheme.
         accelerators: the sizes that `accelerator` may name.
         batch: the only batch size that it takes, or None.
+        sparse: whether it can store weights without their zeros.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Target:
     backends: tuple[str, ...] = ()
     accelerators: tuple[int, ...] = ()
     batch: int | None = None
+    sparse: bool = False
 
     @property
     def scheme(self) -> str:
@@ -48,8 +50,8 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("tflite-float32", tflite.to_float32, ".tflite"),
-        Target("tflite-float16", tflite.to_float16, ".tflite"),
+        Target("tflite-float32", tflite.to_float32, ".tflite", sparse=True),
+        Target("tflite-float16", tflite.to_float16, ".tflite", sparse=True),
         Target("tflite-dynamic", tflite.to_dynamic, ".tflite"),
         Target(
             "tflite-int8",

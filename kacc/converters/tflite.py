@@ -29,7 +29,11 @@ _BATCH = 32  # samples per step of calibration where the file leaves the size fr
 
 def to_float32(request: Request) -> Converted:
     """A file that computes in float32."""
-    return Converted(_convert(request.graph), "tflite")
+
+    def options(converter: Any) -> None:
+        converter.optimizations = _sparsity(request)
+
+    return Converted(_convert(request.graph, options), "tflite")
 
 
 def to_float16(request: Request) -> Converted:
@@ -38,10 +42,16 @@ def to_float16(request: Request) -> Converted:
     def options(converter: Any) -> None:
         import tensorflow as tf
 
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.optimizations = [tf.lite.Optimize.DEFAULT, *_sparsity(request)]
         converter.target_spec.supported_types = [tf.float16]
 
     return Converted(_convert(request.graph, options), "tflite")
+
+
+def _sparsity(request: Request) -> list[Any]:
+    import tensorflow as tf
+
+    return [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if request.sparse else []
 
 
 def to_dynamic(request: Request) -> Converted:
