@@ -13,7 +13,6 @@ from kacc.core.fold import fold_into_kernel
 from kacc.quantization import functional, learned
 from kacc.quantization.transform import Quantize
 
-
 # The converter's limit of an integer bias, half of what would fit.
 _LARGEST_BIAS = float(2**30 - 1)
 

@@ -80,6 +80,7 @@ class Rows:
         return row is not None and not (succeeded and row["status"] != "success")
 
     def add(self, row: dict[str, Any]) -> None:
+        """Keeps a row, in the place of an earlier one of the same model."""
         self.table[row["model"]] = row
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(entry) + "\n" for entry in self.table.values())

@@ -14,7 +14,6 @@ from kacc.quantization.kernels.rescale import (
     exponent_of,
     f64,
     float_scaled,
-    on_grid,
 )
 
 
