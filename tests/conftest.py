@@ -9,6 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_finish():
+    """Takes back what importing tfmot does to the processes that tests start."""
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder with real data and models; its README.md says what there is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def load_legacy_model(path: Path) -> Any:
 
 
 def _load(path: Path) -> Any:
-    import tensorflow_model_optimization as tfmot
+    tfmot = _import_tfmot()
     import tf_keras
 
     with (
@@ -93,3 +94,17 @@ def _load(path: Path) -> Any:
         tfmot.clustering.keras.cluster_scope(),
     ):
         return tf_keras.models.load_model(path, compile=False)
+
+
+def _import_tfmot() -> Any:
+    """tfmot, without the environment variable that it sets when it is imported.
+
+    With `TF_USE_LEGACY_KERAS` all processes that this one starts would have Keras 2 as
+    `tf.keras`, and would fail to load files of Keras 3.
+    """
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    import tensorflow_model_optimization as tfmot
+
+    if before is None:
+        os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    return tfmot

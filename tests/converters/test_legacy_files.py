@@ -12,6 +12,7 @@ from kacc.converters.artifact import open_artifact
 from kacc.converters.legacy_files import is_legacy_file, load_legacy_model
 from kacc.core.errors import KaccError
 from tests.converters import tfmot_models as models
+from tests.core.processes import run_python
 
 L = tf_keras.layers
 
@@ -121,3 +122,17 @@ def test_classes_of_the_users(tmp_path):
     with pytest.raises(KaccError, match=r"Own.*`kacc\.convert` in a program") as caught:
         load_legacy_model(tmp_path / "old.h5")
     assert "\n" not in str(caught.value)
+
+
+def test_processes_started_later_keep_keras_3(tmp_path):
+    """tfmot sets an environment variable that would give them Keras 2."""
+    models.functional().save(tmp_path / "old.h5")
+    run_python(
+        f"""
+        import os
+        from pathlib import Path
+        from kacc.converters.legacy_files import load_legacy_model
+        load_legacy_model(Path(r"{tmp_path / "old.h5"}"))
+        assert "TF_USE_LEGACY_KERAS" not in os.environ
+        """
+    )
