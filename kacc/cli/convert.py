@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how weights are rounded; adaround fits them to the samples, in minutes",
     )
     parser.add_argument(
+        "--bias-correction",
+        action="store_true",
+        help="let biases make up for the mean error of quantization on the samples",
+    )
+    parser.add_argument(
         "--backend",
         metavar="NAME",
         default=argparse.SUPPRESS,
@@ -105,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
         backend=getattr(args, "backend", None),
         ranges=ranges,
         rounding=args.rounding,
+        bias_correction=args.bias_correction,
     )
     size = f"{artifact.size_bytes:,} bytes"
     seconds = f"{time.monotonic() - start:.0f} s"

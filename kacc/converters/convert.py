@@ -43,6 +43,7 @@ def convert(
     ranges: Any = "minmax",
     rules: Sequence[Rule] = (),
     rounding: Any = "nearest",
+    bias_correction: bool = False,
     accelerator: int | None = None,
 ) -> Artifact:
     """Converts a Keras model to a file, which is there whole or not at all.
@@ -76,6 +77,10 @@ def convert(
             down as its layer's outputs on the calibration data ask for (Nagel et al.
             2020, arXiv:2004.10568): it takes minutes, and gains much at 4 bits. A
             `kacc.quantization.AdaRound` has options. The backend is "kacc" here too.
+        bias_correction: whether the biases of a plain model's layers make up for the
+            mean error that quantization brings to their outputs on the calibration
+            data (Nagel et al. 2019, arXiv:1906.04721): it takes seconds. The backend is
+            "kacc" here too.
         accelerator: the NPU's MACs per cycle, 32, 64, 128 (the default) or 256, for
             "ethos-u55".
 
@@ -98,7 +103,7 @@ def convert(
         'int8'
     """
     row = target_called(target)
-    options = PostTraining(ranges, rules, rounding)
+    options = PostTraining(ranges, rules, rounding, bias_correction)
     _check_options(row, io, batch, backend)
     _check_accelerator(row, accelerator)
     batch = row.batch if batch is None else batch
@@ -217,9 +222,10 @@ def _check_post_training(
             received="a model of tf_keras",
             fix="Call kacc.from_tf_keras(model) first",
         )
-    if scheme is not None and (options.rules or options.adaptive):
+    if scheme is not None and set(options.given) - {"ranges"}:
         raise UsageError(
-            "`rules` and `rounding` are for plain models; this one is quantized",
+            "Only a plain model takes other options than `ranges`; this one is "
+            "quantized already",
             received=given,
             fix="Pass rules to kacc.quantize, or call kacc.strip(model) first",
         )

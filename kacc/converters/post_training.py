@@ -25,6 +25,7 @@ class PostTraining:
         ranges: a `kacc.quantization.Ranges`, or the name of its method.
         rules: exceptions by layer path.
         rounding: "nearest", "adaround", or a `kacc.quantization.AdaRound`.
+        bias_correction: whether biases make up for the mean error of their channels.
 
     Raises:
         UsageError: if one of them is wrong.
@@ -33,6 +34,7 @@ class PostTraining:
     ranges: Any = "minmax"
     rules: Sequence[Rule] = ()
     rounding: Any = "nearest"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         from kacc.quantization import AdaRound, Ranges
@@ -67,6 +69,8 @@ class PostTraining:
             options["rules"] = rule_config.to_config(self.rules)
         if self.adaptive:
             options["rounding"] = {"method": "adaround", **asdict(self.rounding)}
+        if self.bias_correction:
+            options["bias_correction"] = True
         return options
 
 
@@ -88,15 +92,17 @@ def own_request(
 
     def make() -> Request:
         from kacc.quantization.copies import quantized_copy
-        from kacc.quantization.rounding import fit_roundings
+        from kacc.quantization.reconstruction import reconstruct
 
         assert plain.calibration is not None
         # Fitted integers need steps that stay as they are.
         learned_steps = True if options.adaptive else None
         copy = quantized_copy(model, scheme, options.rules, learned_steps)
         calibrate(copy, plain.calibration, options)
-        if options.adaptive:
-            fit_roundings(copy, plain.calibration.inputs, options.rounding)
+        if options.adaptive or options.bias_correction:
+            rounding = options.rounding if options.adaptive else None
+            inputs = plain.calibration.inputs
+            reconstruct(copy, inputs, rounding, options.bias_correction)
         graph = freeze(copy, batch, barriers=True)
         request = replace(
             plain, graph=graph, scheme=scheme, calibration=None, backend=None

@@ -138,3 +138,19 @@ def set_weight(twin: Any, attribute: str, value: Any) -> None:
     for name, item in list(vars(twin).items()):
         if item is shared:
             vars(twin)[name] = own
+
+
+def shift_bias(twin: Any, attribute: str, amount: Any) -> None:
+    """Adds to a double's bias; one without a bias gets one.
+
+    Args:
+        twin: from `double`.
+        attribute: the layer's attribute that holds the bias, or None.
+        amount: one number for each channel.
+    """
+    bias = getattr(twin, attribute)
+    if bias is not None:
+        set_weight(twin, attribute, bias.value + amount)
+        return
+    own = keras.Variable(amount, dtype="float32", trainable=False, name=attribute)
+    vars(twin).update({attribute: own, "use_bias": True})
