@@ -164,3 +164,25 @@ def test_options_as_the_manifest_has_them():
     assert given["ranges"] == "mse"
     assert given["rules"][0] == {"pattern": "head", "skip": True, "bits": None}
     assert PostTraining().given == {}
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_weights_of_four_bits(model, images, tmp_path, bits):
+    """Only kacc quantizes plain models so; rules say what the first layers get."""
+    rules = [kacc.Rule(".*", bits=bits)] if bits else []
+    path = tmp_path / "m.tflite"
+    artifact = convert(model, path, "tflite-w4a8", images, rules=rules)
+    copy = quantized_copy(model, "w4a8", rules)
+    calibrate(copy, [images])
+    want = simulate(copy).predict(images, verbose=0)
+    np.testing.assert_array_equal(artifact.predict(images), want)
+    assert backend_of(artifact) == "kacc"
+    assert artifact.manifest.scheme is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"rounding": "floor"}, {"rounding": None}, {"rounding": True}]
+)
+def test_wrong_roundings(model, images, tmp_path, options):
+    with pytest.raises(UsageError, match="`rounding` must be 'nearest', 'adaround'"):
+        convert(model, tmp_path / "m.tflite", "tflite-int8", images, **options)
