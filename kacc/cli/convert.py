@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pixels(parser)
     parser.add_argument(
         "--io",
-        choices=("int8", "float32"),
-        default="int8",
-        help="the type of an int8 file's inputs and outputs",
+        choices=("int8", "int16", "float32"),
+        default=None,
+        help="the type of an integer file's inputs and outputs (default: its own)",
     )
     parser.add_argument(
         "--ranges",

@@ -196,9 +196,10 @@ def manifest_of(data: bytes) -> Manifest:
 
 
 def _target_of(data: bytes) -> str:
-    if not any(flatbuffer.float_operators(data, float_io=True)):
-        return "tflite-int8"
     tensors = [t for graph in flatbuffer.subgraphs(data) for t in graph.tensors]
+    if not any(flatbuffer.float_operators(data, float_io=True)):
+        wide = any(t.type == "INT16" and t.scale is not None for t in tensors)
+        return "tflite-int16x8" if wide else "tflite-int8"
     constants = {t.type for t in tensors if t.constant}
     if "INT8" in constants:
         return "tflite-dynamic"

@@ -28,7 +28,6 @@ from kacc.core.manifest import Manifest
 from kacc.core.rules import Rule
 
 CALIBRATION_SAMPLES = 500  # enough for ranges; more would only take longer
-IO = ("int8", "float32")
 
 
 def convert(
@@ -37,7 +36,7 @@ def convert(
     target: str,
     calibration: Any = None,
     *,
-    io: str = "int8",
+    io: str | None = None,
     batch: int | None = None,
     backend: str | None = None,
     ranges: Any = "minmax",
@@ -54,15 +53,16 @@ def convert(
             or clustered by tfmot, whose wrappers may still be on.
         path: the file to write, ending as the target's files do (".tflite").
         target: "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8",
-            "tflite-w4a8", or "ethos-u55" (an int8 file compiled by vela, whose figures
-            are in the artifact's `manifest.report`).
+            "tflite-w4a8", "tflite-int16x8", or "ethos-u55" (an int8 file compiled by
+            vela, whose figures are in the artifact's `manifest.report`).
         calibration: samples to find ranges with, up to 500 of which are used: arrays
             (a list or dictionary for several inputs), a tf.data.Dataset, a PyDataset
             or a generator of batches, with or without labels. A plain model needs them
             for "tflite-int8"; a model with attached quantization only if it was never
             trained.
-        io: the type of an integer file's inputs and outputs, "int8" or "float32".
-            Float targets have floats anyway.
+        io: the type of an integer file's inputs and outputs, "float32" or its own:
+            "int8", or "int16" of "tflite-int16x8", which is the default. Float targets
+            have floats anyway.
         batch: a fixed batch size, or None for any.
         backend: "tflite", "ai-edge" or "kacc", to force one of the programs that
             calibrate plain models; by default all do, and the file whose outputs are
@@ -104,6 +104,7 @@ def convert(
     """
     row = target_called(target)
     options = PostTraining(ranges, rules, rounding, bias_correction)
+    io = io or row.io
     _check_options(row, io, batch, backend)
     _check_accelerator(row, accelerator)
     batch = row.batch if batch is None else batch
@@ -134,8 +135,11 @@ def convert(
 def _check_options(
     row: Target, io: Any, batch: int | None, backend: str | None
 ) -> None:
-    if io not in IO:
-        raise UsageError(f"`io` must be one of {IO}", received=io)
+    known = (row.io, "float32")
+    if io not in known:
+        raise UsageError(
+            f"`io` must be one of {known} for the target {row.name!r}", received=io
+        )
     is_size = isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
     if batch is not None and not is_size:
         raise UsageError(

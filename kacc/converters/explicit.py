@@ -29,12 +29,15 @@ _OPERATORS = (*_VERSIONS, "TRANSPOSE_CONV")
 _NEAR = 0.51
 
 
-def with_explicit_weights(data: bytes, kernels: Sequence[ExplicitKernel]) -> bytes:
+def with_explicit_weights(
+    data: bytes, kernels: Sequence[ExplicitKernel], wide: bool = False
+) -> bytes:
     """A copy of a file that holds these integers, scales and biases.
 
     Args:
         data: an int8 TFLite file made from the real values of the kernels.
         kernels: all kernels whose integers are given.
+        wide: whether biases have 64 bits.
 
     Returns:
         The new file.
@@ -47,7 +50,7 @@ def with_explicit_weights(data: bytes, kernels: Sequence[ExplicitKernel]) -> byt
     if not kernels:
         return data
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    writer = _Writer(model, list(kernels))
+    writer = _Writer(model, list(kernels), wide)
     for graph in model.subgraphs:
         writer.rewrite(graph)
     writer.check()
@@ -55,12 +58,13 @@ def with_explicit_weights(data: bytes, kernels: Sequence[ExplicitKernel]) -> byt
 
 
 class _Writer:
-    def __init__(self, model: Any, kernels: list[ExplicitKernel]) -> None:
+    def __init__(self, model: Any, kernels: list[ExplicitKernel], wide: bool) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema = schema
         self.model = model
         self.kernels = kernels
+        self.wide = wide
         self.names = {v: k for k, v in vars(schema.BuiltinOperator).items()}
         self.written: set[str] = set()
 
@@ -129,10 +133,15 @@ class _Writer:
     def _write_bias(self, tensor: Any, kernel: ExplicitKernel, data: Any) -> None:
         step = np.float64(data.quantization.scale[0]) * kernel.scale
         bias = np.zeros(len(step)) if kernel.bias is None else kernel.bias
-        limit = 2**31 - 1
-        integers = np.clip(np.rint(bias.astype(np.float64) / step), -limit, limit)
+        integers = np.rint(bias.astype(np.float64) / step)
         tensor.quantization.scale = step.astype(np.float32)
-        self._set_content(tensor, integers.astype(np.int32).view(np.uint8))
+        if self.wide:
+            tensor.type = self.schema.TensorType.INT64
+            self._set_content(tensor, integers.astype(np.int64).view(np.uint8))
+            return
+        limit = 2**31 - 1
+        narrow = np.clip(integers, -limit, limit).astype(np.int32)
+        self._set_content(tensor, narrow.view(np.uint8))
 
     def _set_content(self, tensor: Any, content: np.ndarray) -> None:
         """Gives a tensor a buffer of its own: the converter shares equal ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kacc.core.errors import ConversionError, KaccError
@@ -180,9 +180,10 @@ def _info(name: str, index: int, graph: Subgraph) -> TensorInfo:
             grid = graph.tensors[operator.inputs[0]]
     if grid.type == "FLOAT16":  # of a constant that is stored so, not of a grid
         grid = tensor
-    return TensorInfo(
+    info = TensorInfo(
         name, tensor.shape, tensor.type.lower(), grid.scale, grid.zero_point
     )
+    return info if grid is tensor else replace(info, integers=grid.type.lower())
 
 
 def float_operators(data: bytes, float_io: bool) -> Iterator[tuple[Operator, Subgraph]]:

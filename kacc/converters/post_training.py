@@ -115,12 +115,14 @@ def own_request(
 def of_quantized(model: Any, request: Request) -> Request:
     """The request with what only the quantized model itself can tell."""
     from kacc import quantization
+    from kacc.quantization.constants import file_constants
     from kacc.quantization.inference import explicit_kernels
 
     return replace(
         request,
         kernels=tuple(explicit_kernels(model)),
         skipped=quantization.skipped_by_rules(model),
+        constants=lambda: file_constants(model),
     )
 
 

@@ -10,6 +10,7 @@ from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
 
 if TYPE_CHECKING:
+    from kacc.quantization.constants import FileConstant
     from kacc.quantization.inference import ExplicitKernel
 
 
@@ -21,7 +22,8 @@ class Request:
         graph: the model's inference.
         scheme: the quantization scheme that is attached to the model, or None.
         calibration: samples, or None.
-        io: "int8" or "float32", the type of an integer file's inputs and outputs.
+        io: "int8", "int16" or "float32", the type of an integer file's inputs and
+            outputs.
         backend: the program that is forced to write the numbers, or None.
         target: the target's name, for errors.
         kernels: weights of a quantized model that are written as they are.
@@ -30,6 +32,8 @@ class Request:
         own: makes the request for a copy of a plain model that kacc has quantized.
         skipped: paths of the layers of a quantized model that a rule keeps in float.
         accelerator: the size of the NPU, or None.
+        constants: gives the constant operands of a quantized model.
+        wide: whether the file's activations have 16 bits, and its biases 64.
     """
 
     graph: FrozenGraph
@@ -43,6 +47,8 @@ class Request:
     own: Callable[[], Request] | None = None
     skipped: frozenset[str] = frozenset()
     accelerator: int | None = None
+    constants: Callable[[], tuple[FileConstant, ...]] = tuple
+    wide: bool = False
 
 
 @dataclass(frozen=True)

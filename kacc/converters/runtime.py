@@ -148,18 +148,20 @@ class Runtime:
 
 def real(info: TensorInfo) -> TensorInfo:
     """The tensor as a person sees it: real numbers where the file has a grid."""
-    return replace(info, dtype="float32") if info.is_quantized else info
+    if not info.is_quantized or info.dtype == "float32":
+        return info
+    return replace(info, dtype="float32", integers=info.dtype)
 
 
 def to_grid(values: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """Real numbers as the integers of a tensor's grid, int8 unless the file's differ.
+    """Real numbers as the integers of a tensor's grid.
 
     Example:
         >>> info = TensorInfo("x", (None, 1), "int8", 0.5, -1)
         >>> to_grid(np.array([0.0, 1.0, 99.0]), info)
         array([ -1,   1, 127], dtype=int8)
     """
-    dtype = np.dtype(info.dtype if not info.dtype.startswith("float") else "int8")
+    dtype = np.dtype(info.integers if info.dtype.startswith("float") else info.dtype)
     limits = np.iinfo(dtype)
     scaled = np.rint(np.asarray(values, np.float32) / np.float32(info.scale))
     return np.clip(scaled + info.zero_point, limits.min, limits.max).astype(dtype)

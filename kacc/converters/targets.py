@@ -27,6 +27,7 @@ class Target:
         backends: the names that `backend` may have for models without a scheme.
         accelerators: the sizes that `accelerator` may name.
         batch: the only batch size that it takes, or None.
+        io: the integer type of the inputs and outputs.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Target:
     backends: tuple[str, ...] = ()
     accelerators: tuple[int, ...] = ()
     batch: int | None = None
+    io: str = "int8"
 
     @property
     def scheme(self) -> str:
@@ -66,6 +68,15 @@ TARGETS = {
             schemes=frozenset({"w4a8"}),
             integer=True,
             backends=(BACKEND,),
+        ),
+        Target(
+            "tflite-int16x8",
+            tflite.to_int16x8,
+            ".tflite",
+            schemes=frozenset({"int16x8"}),
+            integer=True,
+            backends=(BACKEND,),
+            io="int16",
         ),
         Target(
             "ethos-u55",

@@ -7,6 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
+from kacc.converters.widen import with_wide_activations
 from kacc.core.errors import ConversionError, KaccError, UsageError
 
 _SIGNATURE = "serving_default"
@@ -114,6 +116,18 @@ def to_w4a8(request: Request) -> Converted:
     return _of_plain(request, {BACKEND: _by_kacc(to_w4a8)})
 
 
+def to_int16x8(request: Request) -> Converted:
+    """A file of 16 bit activations, 8 bit weights and 64 bit biases.
+
+    Plain models are quantized by kacc.
+    """
+    if request.scheme is None:
+        return _of_plain(request, {BACKEND: _by_kacc(to_int16x8)})
+    data = _integer(replace(request, wide=True), None)
+    _require_integer(data, request)
+    return Converted(with_wide_activations(data, request.constants()), "tflite")
+
+
 def _nearest(
     request: Request, makers: dict[str, Callable[[Request], bytes]]
 ) -> Converted:
@@ -167,7 +181,7 @@ def _by_tflite(request: Request) -> bytes:
 def _integer(request: Request, calibration: Samples | None) -> bytes:
     data = _convert(request.graph, _integer_options(request, calibration))
     data = without_barriers(with_direct_requantization(data))
-    return with_explicit_weights(data, request.kernels)
+    return with_explicit_weights(data, request.kernels, wide=request.wide)
 
 
 def _integer_options(
@@ -185,7 +199,7 @@ def _integer_options(
             ]
             feeds = functools.partial(_feeds, request.graph, calibration)
             converter.representative_dataset = feeds
-        if request.io == "int8":
+        if request.io != "float32":
             converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
 

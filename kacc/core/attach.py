@@ -146,6 +146,7 @@ class Steps:
     """The hooks of one running call: weights and tensors go through the transforms."""
 
     constant = False  # whether the graph is the one that becomes the file
+    symmetric = False  # and whether its zero points are 0
 
     def __init__(self, operation: Any) -> None:
         self.operation = operation

@@ -23,6 +23,7 @@ class TensorInfo:
         scale: size of one integer step in real units; None where the file's values do
             not lie on a grid. An int8 file with float32 inputs and outputs has it too.
         zero_point: the integer that stands for 0.0, or None.
+        integers: the type of the grid's integers, also where `dtype` is a float type.
 
     Example:
         >>> TensorInfo("image", (None, 8, 8, 1), "int8", 0.5, -128).is_quantized
@@ -34,6 +35,7 @@ class TensorInfo:
     dtype: str
     scale: float | None = None
     zero_point: int | None = None
+    integers: str = "int8"
 
     @property
     def is_quantized(self) -> bool:

@@ -95,6 +95,7 @@ class LayerSpec:
             operators as methods of `file` (see `kacc.quantization.operators`); not
             needed where the output is not a range of its own.
         supported: layer -> the reason why this very configuration is not supported.
+        supported_wide: layer -> the reason why it cannot have 16 bit activations.
         examples: configurations that the conformance suite tries: functions
             without arguments that return (layer, input shapes without the batch).
     """
@@ -113,6 +114,7 @@ class LayerSpec:
     call: Callable[..., Any] | None = None
     integer: Callable[..., Any] | None = None
     supported: Callable[[Any], str | None] | None = None
+    supported_wide: Callable[[Any], str | None] | None = None
     examples: tuple[Callable[[], tuple[Any, list[tuple[int, ...]]]], ...] = field(
         default=(), repr=False
     )
@@ -155,6 +157,14 @@ def unsupported_reason(operation: Any) -> str | None:
     if changed is not None:
         return f"its class {changed.__name__} overrides `call` of {spec.type.__name__}"
     return spec.supported(operation) if spec.supported else None
+
+
+def lacks_wide(operation: Any) -> str | None:
+    """Why a supported layer or operator cannot have 16 bit activations, or None."""
+    spec = find(operation)
+    if spec is None or spec.supported_wide is None:
+        return None
+    return spec.supported_wide(operation)
 
 
 def overriding_class(cls: type, known: type) -> type | None:

@@ -32,6 +32,7 @@ SCHEMES = {
     for scheme in (
         Scheme("int8", weight_bits=8, activation_bits=8),
         Scheme("w4a8", weight_bits=4, activation_bits=8, learned_steps=True),
+        Scheme("int16x8", weight_bits=8, activation_bits=16, symmetric=True),
     )
 }
 

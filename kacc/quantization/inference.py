@@ -20,7 +20,7 @@ from kacc.core.graph import Call, Graph, Tensor, fill, trace
 from kacc.quantization import functional
 from kacc.quantization.model import placement_of, skipped_by_rules
 from kacc.quantization.placement import Placement
-from kacc.quantization.transform import Quantize, quantize_of
+from kacc.quantization.transform import Quantize, grid_named, quantize_of
 from kacc.quantization.weights import FileWeights, file_weights
 
 # Starts the names of operations that keep the converter from making integers of a layer
@@ -261,15 +261,21 @@ class Program:
 
 
 class _Range:
-    """Fake quantization with the ends of a range as they are now."""
+    """Fake quantization with the ends of a range as they are now.
+
+    The converter is told the scale of a symmetric 16 bit range by that of an 8 bit one;
+    `kacc.converters.widen` gives the file its 16 bits.
+    """
 
     def __init__(self, transform: Quantize, name: str) -> None:
         self.low, self.high = transform.ends(name)
-        self.grid = transform.scheme.activation_bits, transform.scheme.symmetric
+        if transform.scheme.symmetric:
+            scale = float(grid_named(transform, name).scale32)
+            self.low, self.high = -128.0 * scale, 127.0 * scale
 
     def __call__(self, value: Any) -> Any:
         full = tf.cast(value, tf.float32)
-        return functional.fake_quantize(full, self.low, self.high, *self.grid)
+        return functional.fake_quantize(full, self.low, self.high)
 
 
 class _ConstantSteps:
@@ -278,6 +284,7 @@ class _ConstantSteps:
     constant = True
 
     def __init__(self, transform: Quantize | None) -> None:
+        self.symmetric = transform is not None and transform.scheme.symmetric
         names = [*transform.ranges, *transform.fixed] if transform else []
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
 

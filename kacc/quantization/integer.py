@@ -57,12 +57,18 @@ class Quantized:
 def grid_of(low: Any, high: Any, bits: int = 8, symmetric: bool = False) -> Grid:
     """The grid of a nudged range, by the converter's own arithmetic."""
     if symmetric:
-        scale = functional.symmetric_scale(high, bits)
-        return Grid(tf.cast(scale, tf.float64), tf.constant(0.0), bits)
+        return symmetric_grid(high, bits)
     low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
     scale = (high - low) / float(2**bits - 1)
     zero = tf.round(-(2.0 ** (bits - 1)) - low / scale)
     return Grid(scale, tf.cast(zero, tf.float32), bits)
+
+
+def symmetric_grid(largest: Any, bits: int = 16) -> Grid:
+    """The grid of values up to that size, without a zero point."""
+    largest = tf.maximum(largest, functional.SMALLEST_SPAN / 2)
+    scale = functional.symmetric_scale(largest, bits)
+    return Grid(tf.cast(scale, tf.float64), tf.constant(0.0), bits)
 
 
 def quantize(real: Any, grid: Grid) -> Quantized:

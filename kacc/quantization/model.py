@@ -17,7 +17,7 @@ from kacc.core.registry import RangeSpec
 from kacc.core.rules import Rule
 from kacc.core.transform import observing
 from kacc.quantization.calibration import BINS, Histogram, Ranges
-from kacc.quantization.config import scheme_named
+from kacc.quantization.config import Scheme, scheme_named
 from kacc.quantization.placement import Placement, place
 from kacc.quantization.transform import (
     Quantize,
@@ -98,8 +98,11 @@ def attach_quantization(
         rules.from_config(settings["rules"]),
         dict.fromkeys(call.path for call in graph.calls),
     )
-    placement = place(graph, lambda call: _skipped(chosen.get(call.path)))
-    widths = weight_widths(graph, scheme_named(settings["scheme"]), chosen)
+    scheme = scheme_named(settings["scheme"])
+    placement = place(
+        graph, lambda call: _skipped(chosen.get(call.path)) or _unfit(call, scheme)
+    )
+    widths = weight_widths(graph, scheme, chosen)
     for path, operation in placement.operations.values():
         require_same_scheme(operation, settings["scheme"], path)
     if not any(_has_weights(op) for _, op in placement.operations.values()):
@@ -186,6 +189,12 @@ def _attach_one(
     if present is not None:
         transform.take_ranges(present)
     transform.begin()
+
+
+def _unfit(call: Call, scheme: Scheme) -> str | None:
+    """Why an operation cannot have the activations of a scheme, or None."""
+    wide = scheme.activation_bits == 16
+    return registry.lacks_wide(call.operation) if wide else None
 
 
 def _skipped(rule: Rule | None) -> str | None:

@@ -13,18 +13,15 @@ import tensorflow as tf
 from kacc.core import attach, registry
 from kacc.core.graph import Call
 from kacc.quantization import integer
+from kacc.quantization.config import Scheme
 from kacc.quantization.integer import Grid, Quantized
 from kacc.quantization.kernels import BuiltIn
-from kacc.quantization.transform import Quantize, quantize_of
+from kacc.quantization.transform import Quantize, grid_named, quantize_of
 from kacc.quantization.weights import FileWeights, IntegerWeight, file_weights
 
 
-def grid_named(transform: Quantize, name: str) -> Grid:
-    """The grid of a tensor of a quantized layer, at its present range."""
-    scheme = transform.scheme
-    return integer.grid_of(
-        *transform.nudged(name), scheme.activation_bits, scheme.symmetric
-    )
+# The converter widens the scale of a channel's weights until its bias is no larger.
+_LARGEST_BIAS = 2.0**30 - 1.0
 
 
 class Operators:
@@ -36,6 +33,7 @@ class Operators:
             end of a fused chain.
         batch_norm: the call that is folded in, or None.
         kernels: the arithmetic.
+        on_constant: called with the values of each constant operand.
     """
 
     def __init__(
@@ -44,12 +42,25 @@ class Operators:
         end: tuple[Quantize, str] | None,
         batch_norm: Call | None,
         kernels: BuiltIn,
+        on_constant: Callable[[Any], Any] | None = None,
     ) -> None:
         self.layer = layer
         self.kernels = kernels
         self.own = quantize_of(layer)
         self.end = end
         self.batch_norm = batch_norm
+        self.on_constant = on_constant or (lambda values: None)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether zero points are 0."""
+        return self._scheme.symmetric
+
+    @property
+    def _scheme(self) -> Scheme:
+        holder = self.own or (self.end and self.end[0])
+        assert holder is not None
+        return holder.scheme
 
     def grid(self, name: str) -> Grid:
         """The grid of one of the layer's tensors."""
@@ -89,7 +100,7 @@ class Operators:
                 return attach.own_call(self.layer, None, values)
 
         weight = file.weights[attribute]
-        acc = exact_product(x.centered, weight.integers, spec.weights[0], product)
+        acc = exact_product(x, weight.integers, spec.weights[0], product)
         kind = kind or _kind(spec.weights[0], len(weight.integers.shape))
         return self.rescale(acc, x.grid, weight, file.bias, name, kind)
 
@@ -124,10 +135,16 @@ class Operators:
     def scale_channels(
         self, x: Quantized, factor: Any, offset: Any, name: str
     ) -> Quantized:
-        """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale."""
-        largest = 127.0
-        scale = tf.abs(tf.cast(factor, tf.float64)) / largest
-        weight = IntegerWeight(tf.sign(factor) * largest, factor, scale)
+        """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale.
+
+        The converter takes a larger scale where the bias would not fit.
+        """
+        scale = tf.abs(_f64(factor)) / 127.0
+        if offset is not None:
+            least = tf.abs(_f64(offset)) / _LARGEST_BIAS / x.grid.scale
+            scale = tf.maximum(scale, least)
+        steps = tf.math.divide_no_nan(_f64(factor), scale)
+        weight = IntegerWeight(tf.cast(tf.round(steps), tf.float32), factor, scale)
         acc = x.centered * weight.integers
         return self.rescale(acc, x.grid, weight, offset, name, "depthwise")
 
@@ -135,7 +152,14 @@ class Operators:
         self, x: Quantized, kernel: Any, product: Callable[[Any, Any], Any]
     ) -> Any:
         """The exact sums of a product that goes over all input channels."""
-        return exact_product(x.centered, kernel, registry.Weight("kernel"), product)
+        return exact_product(x, kernel, registry.Weight("kernel"), product)
+
+    def exact_by_channel(
+        self, x: Quantized, kernel: Any, product: Callable[[Any, Any], Any]
+    ) -> Any:
+        """The exact sums of a product of each input channel."""
+        weight = registry.Weight("kernel", inputs=None)
+        return exact_product(x, kernel, weight, product)
 
     def add(self, a: Quantized, b: Quantized, name: str) -> Quantized:
         """ADD."""
@@ -147,7 +171,11 @@ class Operators:
 
     def constant(self, value: Any) -> Quantized:
         """A constant operand: the converter quantizes it by its own smallest range."""
+        self.on_constant(value)
         array = tf.convert_to_tensor(value, tf.float64)
+        if self.symmetric:
+            largest = tf.cast(tf.reduce_max(tf.abs(array)), tf.float32)
+            return integer.quantize(array, integer.symmetric_grid(largest))
         low = tf.minimum(tf.reduce_min(array), 0.0)
         high = tf.maximum(tf.reduce_max(array), 0.0)
         scale = (high - low) / 255.0
@@ -156,6 +184,7 @@ class Operators:
 
     def lookup(self, table: Any, indices: Any, name: str) -> Quantized:
         """GATHER from a table on the grid of the output."""
+        self.on_constant(table)
         rows = integer.quantize(table, self.grid(name))
         whole = tf.cast(indices, tf.int32)
         return Quantized(tf.gather(rows.integers, whole), rows.grid)
@@ -196,6 +225,9 @@ class Operators:
         """
         grid = self.grid(name)
         join = tf.maximum if largest else tf.minimum
+        for constant in parts:
+            if not isinstance(constant, Quantized):
+                self.on_constant(constant)
         moved = [
             self.kernels.requantize(x, grid)
             if isinstance(x, Quantized)
@@ -234,7 +266,21 @@ class Operators:
 
     def minimum(self, x: Quantized, limit: float) -> Quantized:
         """MINIMUM with a number, on the grid of the input."""
+        self.on_constant(limit)
         return self.kernels.minimum(x, integer.quantize(tf.constant(limit), x.grid))
+
+    def maximum(self, x: Quantized, limit: float) -> Quantized:
+        """MAXIMUM with a number, on the grid of the input."""
+        self.on_constant(limit)
+        return self.kernels.maximum(x, integer.quantize(tf.constant(limit), x.grid))
+
+    def rectified(self, x: Quantized, most: float | None = None) -> Quantized:
+        """A RELU, or with 6 a RELU6, that the operator before it ends in."""
+        values = tf.maximum(x.integers, x.grid.zero)
+        if most is not None:
+            end = x.grid.zero + tf.round(most / x.grid.scale32)
+            values = tf.minimum(values, end)
+        return Quantized(values, x.grid)
 
     def divide(self, a: Quantized, b: Quantized, name: str) -> Quantized:
         """DIV."""
@@ -253,10 +299,22 @@ class Operators:
         return self.kernels.hard_swish(x, self.grid(name))
 
     def table(
-        self, x: Quantized, function: Callable[[Any], Any], name: str
+        self,
+        x: Quantized,
+        function: Callable[[Any], Any],
+        name: str,
+        stepwise: Callable[[Any], Any] | None = None,
     ) -> Quantized:
-        """LOGISTIC and the like: rint(f(x) / s) + z of each of the 256 values."""
-        return self.kernels.table(x, function, self.grid(name))
+        """LOGISTIC and the like: rint(f(x) / s) + z of each of the 256 values.
+
+        Args:
+            x: the input.
+            function: of a float tensor.
+            name: of the output.
+            stepwise: the function of float32 as the 16 bit kernel computes it, where
+                that is more than its result rounded once.
+        """
+        return self.kernels.table(x, function, self.grid(name), stepwise)
 
 
 def _reads_nibbles(weight: IntegerWeight, kind: str) -> bool:
@@ -274,12 +332,33 @@ def _kind(weight: registry.Weight, rank: int) -> str:
 
 
 def exact_product(
-    values: Any, kernel: Any, weight: registry.Weight, product: Callable[..., Any]
+    x: Quantized, kernel: Any, weight: registry.Weight, product: Callable[..., Any]
 ) -> Any:
-    """A product of integers with an exact sum, in float32 parts where that is enough.
+    """A product of integers with an exact sum.
+
+    That of 16 bit integers is one of their high bytes and one of their low bytes.
 
     Args:
-        values: q - z, float32, input channels last.
+        x: input channels last.
+        kernel: integers, float32.
+        weight: says which axis of the kernel is summed over, if any.
+        product: (values, kernel) -> sums.
+    """
+    if x.grid.bits == 8:
+        return _exact_product(x.centered, kernel, weight, product)
+    high = tf.floor(x.integers / 256.0)
+    low = x.integers - 256.0 * high
+    sums = [_f64(_exact_product(v, kernel, weight, product)) for v in (high, low)]
+    return 256.0 * sums[0] + sums[1]
+
+
+def _exact_product(
+    values: Any, kernel: Any, weight: registry.Weight, product: Callable[..., Any]
+) -> Any:
+    """The same of integers within -255..255, in float32 parts where that is enough.
+
+    Args:
+        values: float32, input channels last.
         kernel: integers, float32.
         weight: says which axis of the kernel is summed over, if any.
         product: (values, kernel) -> sums.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -23,10 +24,15 @@ from kacc.core.graph import Call, Tensor, fill, trace
 from kacc.core.registry import Output
 from kacc.quantization import integer
 from kacc.quantization.integer import Quantized
-from kacc.quantization.kernels import KERNELS, BuiltIn, kernels_named
+from kacc.quantization.kernels import (
+    KERNELS,
+    BuiltIn,
+    kernels_named,
+    kernels_of_width,
+)
 from kacc.quantization.model import placement_of, quantized, unseen_ranges
-from kacc.quantization.operators import Operators, grid_named
-from kacc.quantization.transform import Quantize, quantize_of
+from kacc.quantization.operators import Operators
+from kacc.quantization.transform import Quantize, grid_named, quantize_of
 
 
 def simulate(model: keras.Model, kernels: str = "xnnpack") -> keras.Model:
@@ -112,7 +118,8 @@ class Simulation:
     def __init__(
         self, model: keras.Model, kernels: BuiltIn = KERNELS["xnnpack"]
     ) -> None:
-        self.kernels = kernels
+        _, first = next(quantized(model))
+        self.kernels = kernels_of_width(kernels, first.scheme.activation_bits)
         self.graph = trace(model)
         self.readers = self.graph.consumers()
         self.placement = placement_of(model, self.graph)
@@ -131,7 +138,11 @@ class Simulation:
             return self._compiled(inputs)
 
     def run(
-        self, inputs: list[Any], on_tensor: Any = None, on_operator: Any = None
+        self,
+        inputs: list[Any],
+        on_tensor: Any = None,
+        on_operator: Any = None,
+        on_constant: Any = None,
     ) -> Any:
         """The same, operator by operator in the present graph.
 
@@ -141,14 +152,17 @@ class Simulation:
                 float tensor of a layer that is left in float.
             on_operator: called with the call's path and each `Quantized` tensor that
                 an operator inside the layer makes, before the layer's relu.
+            on_constant: called with the call's path and each constant operand.
         """
         values = [
             self._enter(tensor, value)
             for tensor, value in zip(self.graph.inputs, inputs, strict=True)
         ]
 
+        hooks = _Hooks(on_operator, on_constant)
+
         def apply(call: Call, values: list[Any]) -> list[Any]:
-            outputs = tree.flatten(self._apply(call, values, on_operator))
+            outputs = tree.flatten(self._apply(call, values, hooks))
             if on_tensor is not None:
                 on_tensor(call.path, outputs[0])
             return [
@@ -189,7 +203,7 @@ class Simulation:
         transform, name = self.entering[tensor]
         return integer.quantize(value, grid_named(transform, name))
 
-    def _apply(self, call: Call, values: list[Any], on_operator: Any) -> Any:
+    def _apply(self, call: Call, values: list[Any], hooks: _Hooks) -> Any:
         spec = registry.find(call.operation)
         swallowed = call.inputs and call.inputs[0] in self.placement.fused_tensors
         if swallowed and isinstance(values[0], Quantized):
@@ -202,24 +216,25 @@ class Simulation:
                 return values[0]
             if spec.output is not Output.RANGE and spec.integer is None:
                 return _moved(call, values)
-            return self._integer_call(call, spec, values, on_operator)
+            return self._integer_call(call, spec, values, hooks)
 
     def _integer_call(
         self,
         call: Call,
         spec: registry.LayerSpec,
         values: list[Any],
-        on_operator: Any,
+        hooks: _Hooks,
     ) -> Any:
         assert spec.integer is not None, f"{spec.type} has no integer arithmetic"
         kernels: Any = self.kernels
-        if on_operator is not None:
-            kernels = _Watched(kernels, functools.partial(on_operator, call.path))
+        if hooks.operator is not None:
+            kernels = _Watched(kernels, functools.partial(hooks.operator, call.path))
         file = Operators(
             call.operation,
             self._output_range(self.ends.get(call, call)),
             self.placement.folded.get(call),
             kernels,
+            hooks.constant and functools.partial(hooks.constant, call.path),
         )
         args, kwargs = fill(call, values)
         for name in ("training", "mask"):  # Keras adds them to calls in a `call`
@@ -269,6 +284,14 @@ class Simulation:
         if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
             kwargs = {**kwargs, "training": False}
         return operation(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """What is called while a simulation runs, each with the path of the call."""
+
+    operator: Any
+    constant: Any
 
 
 class _Watched:

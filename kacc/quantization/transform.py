@@ -19,9 +19,10 @@ from kacc.core.transform import (
     is_training,
     register_transform,
 )
-from kacc.quantization import functional, learned
+from kacc.quantization import functional, integer, learned
 from kacc.quantization.calibration import Histogram
 from kacc.quantization.config import scheme_named
+from kacc.quantization.integer import Grid
 from kacc.quantization.steps import LearnedSteps, Shapes
 
 # Examples of a batch that the clipping share is counted on: it is a figure for the
@@ -152,7 +153,7 @@ class Quantize(Transform):
 
         It takes the largest weight of each channel for the last of 8 bit integers.
         """
-        return self.learned_steps or self.weight_bits != 8
+        return self.learned_steps or self.weight_bits != 8 or self.scheme.symmetric
 
     def weight(self, attribute: str, value: Any) -> Any:
         """The weight rounded to its integers."""
@@ -341,6 +342,14 @@ def quantize_of(operation: Any) -> Quantize | None:
         if isinstance(transform, Quantize):
             return transform
     return None
+
+
+def grid_named(transform: Quantize, name: str) -> Grid:
+    """The grid of a tensor of a quantized layer, at its present range."""
+    scheme = transform.scheme
+    return integer.grid_of(
+        *transform.nudged(name), scheme.activation_bits, scheme.symmetric
+    )
 
 
 def require_same_scheme(operation: Any, scheme: str, path: str) -> None:

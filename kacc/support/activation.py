@@ -19,6 +19,7 @@ from kacc.support.activations import (
     gelu,
     leaky_relu,
     name_of,
+    no_wide_kernel,
     unsupported,
 )
 from kacc.support.composed import celu, exponential_linear, soft_shrink, squareplus
@@ -90,6 +91,7 @@ def spec_for(
     return LayerSpec(
         cls,
         activation=name,
+        supported_wide=lambda layer: activation(layer).reason_against_wide,
         ranges=lambda layer: {
             **activation(layer).inner,
             "output": activation(layer).output,
@@ -157,6 +159,7 @@ SPECS = [
         layers.PReLU,
         weights=(Weight("alpha", channels=(), inputs=None),),
         integer=_prelu,
+        supported_wide=lambda layer: no_wide_kernel("PRELU"),
         examples=(
             lambda: (layers.PReLU(shared_axes=[1, 2]), [(6, 6, 3)]),
             lambda: (layers.PReLU(), [(6, 6, 3)]),

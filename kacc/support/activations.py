@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kacc.core import attach
@@ -28,17 +29,19 @@ def _integer_gated(file: Any, x: Any) -> Any:
     return file.multiply(x, file.table(x, ops.sigmoid, "gate"), "output")
 
 
-def _table(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    return lambda file, x: file.table(x, function, "output")
+def _table(
+    function: Callable[[Any], Any], stepwise: Callable[[Any], Any] | None = None
+) -> Callable[[Any, Any], Any]:
+    return lambda file, x: file.table(x, function, "output", stepwise)
 
 
 def _hard_sigmoid(steps: Any, x: Any) -> Any:
     return steps.range("shifted", ops.relu6(x + 3.0)) * (1.0 / 6.0)
 
 
-def _integer_hard_sigmoid(file: Any, x: Any) -> Any:
-    shifted = file.add(x, file.constant(3.0), "shifted")
-    return file.multiply(shifted, file.constant(1.0 / 6.0), "output")
+def _integer_hard_sigmoid(file: Any, x: Any, name: str = "output") -> Any:
+    shifted = file.rectified(file.add(x, file.constant(3.0), "shifted"), 6.0)
+    return file.multiply(shifted, file.constant(1.0 / 6.0), name)
 
 
 def gelu(approximate: bool) -> Activation:
@@ -47,7 +50,15 @@ def gelu(approximate: bool) -> Activation:
     def function(x: Any) -> Any:
         return ops.gelu(x, approximate=approximate)
 
-    return Activation(lambda steps, x: function(x), _table(function))
+    stepwise = _gelu_by_steps if approximate else None
+    return Activation(lambda steps, x: function(x), _table(function, stepwise))
+
+
+def _gelu_by_steps(x: Any) -> Any:
+    """The approximation in float32, in the order in which the kernel computes it."""
+    factor = tf.constant(math.sqrt(2.0 / math.pi), tf.float32)
+    inside = factor * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1.0 + tf.cast(tf.tanh(tf.cast(inside, "float64")), "float32"))
 
 
 def leaky_relu(slope: float) -> Activation:
@@ -68,17 +79,44 @@ def absolute() -> Activation:
 
 
 def clipped(low: float, high: float) -> Activation:
-    """Values limited to low..high: a QUANTIZE to that range clips them."""
-    return Activation(
-        lambda steps, x: x if steps.constant else ops.clip(x, low, high),
-        lambda file, x: file.requantize(x, "output"),
-        RangeSpec(fixed=(low, high)),
-    )
+    """Values limited to low..high: a QUANTIZE to that range clips them.
+
+    A symmetric range clips at the end that is farther from zero; a RELU, a MAXIMUM or a
+    MINIMUM clips at the other one.
+    """
+
+    def apply(steps: Any, x: Any) -> Any:
+        if not steps.constant:
+            return ops.clip(x, low, high)
+        if not steps.symmetric or -low == high:
+            return x
+        if low == 0:
+            return ops.relu(x)
+        x = steps.range("output", x)
+        return ops.maximum(x, low) if -low < high else ops.minimum(x, high)
+
+    def integer(file: Any, x: Any) -> Any:
+        if not file.symmetric or -low == high:
+            return file.requantize(x, "output")
+        if low == 0:
+            return file.relu(x, "output")
+        x = file.requantize(x, "output")
+        return file.maximum(x, low) if -low < high else file.minimum(x, high)
+
+    return Activation(apply, integer, RangeSpec(fixed=(low, high)))
 
 
 def _hard_swish(steps: Any, x: Any) -> Any:
+    if steps.symmetric:  # which HARD_SWISH is not
+        return x * steps.range("gate", _hard_sigmoid(steps, x))
     # In this form the converter sees one HARD_SWISH operator.
     return x * ops.relu6(x + 3.0) * (1.0 / 6.0)
+
+
+def _integer_hard_swish(file: Any, x: Any) -> Any:
+    if file.symmetric:
+        return file.multiply(x, _integer_hard_sigmoid(file, x, "gate"), "output")
+    return file.hard_swish(x, "output")
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -103,7 +141,14 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": Activation(lambda steps, x: ops.tanh(x), _table(ops.tanh), SIGNED_UNIT),
     "gelu": gelu(approximate=False),
     "swish": Activation(_gated, _integer_gated, inner={"gate": UNIT}),
-    "hard_swish": Activation(_hard_swish, lambda file, x: file.hard_swish(x, "output")),
+    "hard_swish": Activation(
+        _hard_swish,
+        _integer_hard_swish,
+        inner={
+            "shifted": RangeSpec(fixed=(0.0, 6.0)),
+            "gate": RangeSpec(fixed=(0.0, 1.0)),
+        },
+    ),
     "hard_sigmoid": Activation(
         _hard_sigmoid,
         _integer_hard_sigmoid,
@@ -141,6 +186,11 @@ def unsupported(layer: Any) -> str | None:
     """The reason against a layer's activation, or None."""
     name = name_of(layer)
     return None if name in ACTIVATIONS else f"its activation {name} is not supported"
+
+
+def unsupported_wide(layer: Any) -> str | None:
+    """The reason against a layer's activation in 16 bits, or None."""
+    return ACTIVATIONS[name_of(layer)].reason_against_wide
 
 
 def ranges(layer: Any) -> dict[str, RangeSpec]:

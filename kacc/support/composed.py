@@ -57,7 +57,8 @@ def exponential_linear(alpha: float, scale: float = 1.0) -> Activation:
         if scale == 1:
             positive = file.relu(x, "positive")
         else:
-            positive = file.multiply(x, file.constant(scale), "positive")
+            scaled = file.multiply(x, file.constant(scale), "positive")
+            positive = file.rectified(scaled)
         below = file.minimum(x, 0.0)
         negative = file.table(below, ops.exp, "exponential")
         negative = file.subtract(negative, file.constant(1.0), "negative")
@@ -178,18 +179,20 @@ def soft_shrink(threshold: float) -> Activation:
 
 
 def _ramp(steps: Any, x: Any) -> Any:
-    """X + 1 between 0 and 2; in the file the range clips it."""
+    """X + 1 between 0 and 2; in the file the range clips it, at 2 if it is symmetric."""
     shifted = x + 1.0
-    return steps.range(
-        "ramp", shifted if steps.constant else ops.clip(shifted, 0.0, 2.0)
-    )
+    if not steps.constant:
+        shifted = ops.clip(shifted, 0.0, 2.0)
+    elif steps.symmetric:
+        shifted = ops.relu(shifted)
+    return steps.range("ramp", shifted)
 
 
 _RAMP = {"ramp": RangeSpec(fixed=(0.0, 2.0))}
 
 
 def _integer_ramp(file: Any, x: Any) -> Any:
-    return file.add(x, file.constant(1.0), "ramp")
+    return file.rectified(file.add(x, file.constant(1.0), "ramp"))
 
 
 def _sparse_plus(steps: Any, x: Any) -> Any:
@@ -203,7 +206,7 @@ def _integer_sparse_plus(file: Any, x: Any) -> Any:
     ramp = _integer_ramp(file, x)
     parabola = file.multiply(ramp, ramp, "square")
     parabola = file.multiply(parabola, file.constant(0.25), "parabola")
-    above = file.subtract(x, file.constant(1.0), "above")
+    above = file.rectified(file.subtract(x, file.constant(1.0), "above"))
     return file.add(parabola, above, "output")
 
 
@@ -231,6 +234,7 @@ COMPOSED: dict[str, Activation] = {
             "size": RangeSpec(nonnegative=True),
             "divisor": RangeSpec(nonnegative=True),
         },
+        lacks="DIV",
     ),
     "log_sigmoid": Activation(_log_sigmoid, _integer_log_sigmoid, inner=_LOGARITHM),
     # Misra 2019, arXiv:1908.08681.
@@ -245,6 +249,7 @@ COMPOSED: dict[str, Activation] = {
             "divisor": RangeSpec(fixed=(0.0, 2.0)),
             "gate": RangeSpec(fixed=(0.0, 1.0)),
         },
+        lacks="DIV",
     ),
     "squareplus": squareplus(4.0),
     "tanh_shrink": Activation(

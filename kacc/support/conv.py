@@ -17,6 +17,7 @@ from kacc.support.activations import (
     name_of,
     ranges,
     unsupported,
+    unsupported_wide,
 )
 from kacc.support.convolution import (
     convolve,
@@ -100,7 +101,9 @@ def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
     weights = file.weights()
     first, second = weights.weights.values()
     between = file.rescale(
-        _depthwise(layer, None, x.centered, first.integers),
+        file.exact_by_channel(
+            x, first.integers, lambda v, kernel: _depthwise(layer, None, v, kernel)
+        ),
         x.grid,
         first,
         None,
@@ -134,6 +137,7 @@ def _conv(cls: type, weights: tuple[Weight, ...], **options: Any) -> LayerSpec:
             "call": call_with_activation,
             "integer": linear_integer,
             "supported": _reason,
+            "supported_wide": unsupported_wide,
             **options,
         },
     )

@@ -14,6 +14,7 @@ from kacc.support.activations import (
     name_of,
     ranges,
     unsupported,
+    unsupported_wide,
 )
 
 layers = keras.layers
@@ -62,6 +63,7 @@ SPECS = [
         call=_dense,
         integer=linear_integer,
         supported=unsupported,
+        supported_wide=unsupported_wide,
         examples=(
             lambda: (layers.Dense(5, activation="relu"), [(7,)]),
             lambda: (layers.Dense(4, activation="softmax", use_bias=False), [(7,)]),
@@ -79,6 +81,7 @@ SPECS = [
         call=call_with_activation,
         integer=linear_integer,
         supported=_einsum_reason,
+        supported_wide=unsupported_wide,
         examples=(
             lambda: (
                 layers.EinsumDense("abc,cd->abd", (3, 5), "relu", bias_axes="d"),

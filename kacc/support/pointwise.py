@@ -25,6 +25,7 @@ class Activation:
         integer: `integer(file, x)`, with the file's operators as methods of `file`.
         output: the tensor at its end.
         inner: the tensors between its operators.
+        lacks: an operator of it that LiteRT has no 16 bit kernel of.
         fused: whether it costs nothing at the end of a convolution.
     """
 
@@ -32,4 +33,15 @@ class Activation:
     integer: Callable[[Any, Any], Any]
     output: RangeSpec = field(default_factory=RangeSpec)
     inner: Mapping[str, RangeSpec] = field(default_factory=dict)
+    lacks: str = ""
     fused: bool = False
+
+    @property
+    def reason_against_wide(self) -> str | None:
+        """Why it cannot have 16 bit activations, or None."""
+        return no_wide_kernel(self.lacks) if self.lacks else None
+
+
+def no_wide_kernel(operator: str) -> str:
+    """Says that an operator of the file has no 16 bit kernel."""
+    return f"LiteRT has no 16 bit kernel of {operator}"

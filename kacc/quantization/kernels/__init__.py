@@ -1,8 +1,9 @@
-"""The arithmetic of LiteRT's int8 kernels, one class for each set of them.
+"""The arithmetic of LiteRT's kernels, one class for each set of them.
 
 "xnnpack" is what LiteRT runs by default: XNNPACK where it has a kernel for the
 operator, LiteRT's built-in kernels for the others. "builtin" is LiteRT without XNNPACK,
-"reference" are the kernels of microcontrollers. z is a zero point, s a scale.
+"reference" are the kernels of microcontrollers. All sets have the same kernels of 16
+bit activations. z is a zero point, s a scale.
 """
 
 from __future__ import annotations
@@ -10,9 +11,18 @@ from __future__ import annotations
 from kacc.core.errors import UsageError
 from kacc.quantization.kernels.builtin import BuiltIn
 from kacc.quantization.kernels.reference import Reference
+from kacc.quantization.kernels.wide import Wide
 from kacc.quantization.kernels.xnnpack import XnnPack
 
-__all__ = ["KERNELS", "BuiltIn", "Reference", "XnnPack", "kernels_named"]
+__all__ = [
+    "KERNELS",
+    "BuiltIn",
+    "Reference",
+    "Wide",
+    "XnnPack",
+    "kernels_named",
+    "kernels_of_width",
+]
 
 KERNELS: dict[str, BuiltIn] = {
     "xnnpack": XnnPack(),
@@ -30,3 +40,11 @@ def kernels_named(name: str) -> BuiltIn:
     if name in KERNELS:
         return KERNELS[name]
     raise UsageError(f"`kernels` must be one of {', '.join(KERNELS)}", received=name)
+
+
+_WIDE = Wide()
+
+
+def kernels_of_width(kernels: BuiltIn, bits: int) -> BuiltIn:
+    """The kernels of a set for activations of that width."""
+    return _WIDE if bits == 16 else kernels

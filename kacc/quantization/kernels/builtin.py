@@ -138,6 +138,10 @@ class BuiltIn:
         """MINIMUM, on the grid of both."""
         return Quantized(tf.minimum(x.integers, bound.integers), x.grid)
 
+    def maximum(self, x: Quantized, bound: Quantized) -> Quantized:
+        """MAXIMUM, on the grid of both."""
+        return Quantized(tf.maximum(x.integers, bound.integers), x.grid)
+
     def divide(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
         """DIV: the product with a reciprocal of 31 bits."""
         inverse, exponent = fixed_point.reciprocal(tf.cast(b.centered, tf.int64), 31)
@@ -191,7 +195,11 @@ class BuiltIn:
         return on_grid(grid, fixed_point.rounding_shift(gated, -out_shift))
 
     def table(
-        self, x: Quantized, function: Callable[[Any], Any], grid: Grid
+        self,
+        x: Quantized,
+        function: Callable[[Any], Any],
+        grid: Grid,
+        stepwise: Callable[[Any], Any] | None = None,
     ) -> Quantized:
         """LOGISTIC and the like: rint(f(x) / s) + z of each of the 256 values."""
         return quantize(function(x.real), grid)
