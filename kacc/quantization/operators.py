@@ -19,7 +19,6 @@ from kacc.quantization.kernels import BuiltIn
 from kacc.quantization.transform import Quantize, grid_named, quantize_of
 from kacc.quantization.weights import FileWeights, IntegerWeight, file_weights
 
-
 # The converter widens the scale of a channel's weights until its bias is no larger.
 _LARGEST_BIAS = 2.0**30 - 1.0
 

@@ -19,11 +19,11 @@ from kacc.support.activations import (
     gelu,
     leaky_relu,
     name_of,
-    no_wide_kernel,
     unsupported,
 )
 from kacc.support.composed import celu, exponential_linear, soft_shrink, squareplus
 from kacc.support.pointwise import Activation
+from kacc.support.operands import no_wide_kernel
 
 
 def _relu_name(layer: Any) -> str:

@@ -66,3 +66,8 @@ def only_first_computed(operation: Any) -> str | None:
     if any(isinstance(x, keras.KerasTensor) for x in others):
         return "its indices are computed"
     return None
+
+
+def no_wide_kernel(operator: str) -> str:
+    """The reason against 16 bit activations where the file's operator has none."""
+    return f"LiteRT has no 16 bit kernel of {operator}"

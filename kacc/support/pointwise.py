@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kacc.core.registry import RangeSpec
+from kacc.support.operands import no_wide_kernel
 
 # The TFLite specification fixes the output of LOGISTIC and SOFTMAX at scale 1/256,
 # zero point -128: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
@@ -40,8 +41,3 @@ class Activation:
     def reason_against_wide(self) -> str | None:
         """Why it cannot have 16 bit activations, or None."""
         return no_wide_kernel(self.lacks) if self.lacks else None
-
-
-def no_wide_kernel(operator: str) -> str:
-    """Says that an operator of the file has no 16 bit kernel."""
-    return f"LiteRT has no 16 bit kernel of {operator}"

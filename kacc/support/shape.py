@@ -12,7 +12,7 @@ from keras.src.ops import core, image, nn
 from keras.src.ops import numpy as operators
 
 from kacc.core.registry import LayerSpec, Output
-from kacc.support.operands import input_shape, only_first_computed
+from kacc.support.operands import input_shape, no_wide_kernel, only_first_computed
 
 layers = keras.layers
 
@@ -123,10 +123,14 @@ SPECS = [
             operators.ExpandDims,
             operators.Swapaxes,
             operators.Moveaxis,
-            nn.SpaceToDepth,
             image.PadImages,
             image.CropImages,
         )
+    ),
+    LayerSpec(
+        nn.SpaceToDepth,
+        output=Output.SAME,
+        supported_wide=lambda operator: no_wide_kernel("SPACE_TO_DEPTH"),
     ),
     LayerSpec(operators.Split, output=Output.SAME, call=_split),
     LayerSpec(core.Unstack, output=Output.SAME, call=_unstack),

@@ -219,14 +219,18 @@ class Row:
         ]
 
 
-def _applied(example):
+def _applied(layer, shapes):
     """(shapes, function) of an example as the registry has it."""
-    layer, shapes = example()
     return shapes, lambda *x: layer(x[0] if len(x) == 1 else list(x))
 
 
-def rows() -> list[Row]:
-    """The rows of the registry that are Keras's own."""
+def rows(fits=lambda layer: True) -> list[Row]:
+    """The rows of the registry that are Keras's own.
+
+    Args:
+        fits: layer -> whether to keep the example that it is; a row of which none is
+            kept has them all.
+    """
     result = []
     for spec in registered():
         if not spec.type.__module__.startswith("keras."):
@@ -234,6 +238,8 @@ def rows() -> list[Row]:
         if spec in floats.SPECS:
             continue  # tests/conformance/test_keras_layers.py is about these
         known = OPERATORS if not issubclass(spec.type, keras.Layer) else LAYERS
-        examples = [_applied(example) for example in spec.examples]
+        made = [example() for example in spec.examples]
+        fitting = [(layer, shapes) for layer, shapes in made if fits(layer)]
+        examples = [_applied(*example) for example in fitting or made]
         result.append(Row(spec, examples or known.get(spec.type.__name__, [])))
     return result
