@@ -23,7 +23,8 @@ def quantized(model, x):
 
 def dense(**options):
     keras.utils.set_random_seed(1)
-    return keras.Sequential([keras.Input((7,)), layers.Dense(4, **options)])
+    inputs = keras.Input((7,), name="x")
+    return keras.Sequential([inputs, layers.Dense(4, name="out", **options)])
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_a_normalization_may_have_a_large_offset(scheme, x, tmp_path):
         ]
     )
     gamma = np.float32(10) ** np.linspace(-1, -11, 8)
-    beta = np.float32([1, 2, -3, 0.1, 5, -0.7, 0.2, 9])
+    beta = np.float32([1, 2.01, -3, 0.1, 5, -0.71, 0.21, 9])
     model.layers[1].set_weights([gamma, beta, np.zeros(8), np.ones(8)])
     kacc.quantize(model, scheme)
     calibrate(model, [x])
@@ -144,6 +145,24 @@ def test_a_normalization_may_have_a_large_offset(scheme, x, tmp_path):
     for kernels in ("xnnpack", "builtin"):
         want = kacc.simulate(model, kernels)(x)
         np.testing.assert_array_equal(made.predict(x, kernels=kernels), want)
+
+
+def test_add_equals_its_file_on_a_million_sums(tmp_path):
+    """LiteRT's own kernel rounds terms once, the reference twice: 9 in a million."""
+    rng = np.random.default_rng(0)
+    one, two = keras.Input((1000,)), keras.Input((1000,))
+    model = keras.Model([one, two], [layers.Add()([one, two]), layers.Dense(2)(one)])
+    x = [(s * rng.normal(size=(64, 1000))).astype("float32") for s in (1, 2.7)]
+    made = convert(quantized(model, x), tmp_path / "m.tflite", "tflite-int16x8")
+    raw = [rng.integers(-32768, 32768, (1000, 1000)).astype(np.int16) for _ in x]
+    infos = made.manifest.inputs
+    real = [r * np.float32(i.scale) for r, i in zip(raw, infos, strict=True)]
+    files = {}
+    for kernels in ("xnnpack", "builtin", "reference"):
+        files[kernels] = made.predict(real, kernels=kernels)[0]
+        want = kacc.simulate(model, kernels)(real)[0]
+        np.testing.assert_array_equal(files[kernels], want, err_msg=kernels)
+    assert (files["builtin"] != files["reference"]).any()
 
 
 def test_constant_operands_keep_16_bits(x, tmp_path):

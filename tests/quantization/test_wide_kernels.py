@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kacc.core.registry import Weight
 from kacc.quantization.integer import Grid, Quantized, symmetric_grid
-from kacc.quantization.kernels import KERNELS, Wide, kernels_of_width
+from kacc.quantization.kernels import KERNELS, Wide, WideReference, kernels_of_width
 from kacc.quantization.operators import exact_product
 
 ALL = np.arange(-32768, 32768)
@@ -66,23 +66,27 @@ def test_other_functions_lie_near_their_table(scale):
     got = Wide().table(x, keras.ops.exp, grid).integers.numpy()
     want = np.exp(ALL * np.float64(np.float32(scale))) / grid.scale.numpy()
     # A line over 128 steps misses by their square times the curvature over 16, since
-    # half of it is taken back.
+    # half of it is taken back. The last one ends a step early: a 128th of its rise.
     missed = (128 * scale) ** 2 / 16 * 32767
-    assert np.abs(got - want).max() <= missed + 2
+    error = np.abs(got - want)
+    assert error[:-128].max() <= missed + 2
+    assert error[-128:].max() <= missed + scale * 32767 + 2
 
 
 @given(
     st.lists(st.integers(-32768, 32767), min_size=1, max_size=12),
     st.floats(2**-15, 2**-11, width=32),
 )
-def test_shares_are_near_and_sum_to_one(values, scale):
+def test_shares_are_near(values, scale):
     got = Wide().softmax(tensor([values], on(scale)), UNIT).integers.numpy()[0]
     powers = np.exp((np.array(values) - max(values)) * scale)
-    np.testing.assert_allclose(got / 32768, powers / powers.sum(), atol=2e-4)
-    assert abs(got.sum() / 32768 - 1) < 2e-3
+    # Each exponential is exp(-10) at least, and all are rounded.
+    allowed = len(values) * (np.exp(-10) + 2 / 32768)
+    np.testing.assert_allclose(got / 32768, powers / powers.sum(), atol=allowed)
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_all_sets_have_the_same_wide_kernels(name):
-    assert isinstance(kernels_of_width(KERNELS[name], 16), Wide)
+def test_each_set_has_its_wide_kernels(name):
+    wide = WideReference if name == "reference" else Wide
+    assert type(kernels_of_width(KERNELS[name], 16)) is wide
     assert kernels_of_width(KERNELS[name], 8) is KERNELS[name]

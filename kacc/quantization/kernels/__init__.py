@@ -2,8 +2,8 @@
 
 "xnnpack" is what LiteRT runs by default: XNNPACK where it has a kernel for the
 operator, LiteRT's built-in kernels for the others. "builtin" is LiteRT without XNNPACK,
-"reference" are the kernels of microcontrollers. All sets have the same kernels of 16
-bit activations. z is a zero point, s a scale.
+"reference" are the kernels of microcontrollers. XNNPACK has none of 16 bit activations.
+z is a zero point, s a scale.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from kacc.core.errors import UsageError
 from kacc.quantization.kernels.builtin import BuiltIn
 from kacc.quantization.kernels.reference import Reference
-from kacc.quantization.kernels.wide import Wide
+from kacc.quantization.kernels.wide import Wide, WideReference
 from kacc.quantization.kernels.xnnpack import XnnPack
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "BuiltIn",
     "Reference",
     "Wide",
+    "WideReference",
     "XnnPack",
     "kernels_named",
     "kernels_of_width",
@@ -43,8 +44,11 @@ def kernels_named(name: str) -> BuiltIn:
 
 
 _WIDE = Wide()
+_WIDE_REFERENCE = WideReference()
 
 
 def kernels_of_width(kernels: BuiltIn, bits: int) -> BuiltIn:
     """The kernels of a set for activations of that width."""
-    return _WIDE if bits == 16 else kernels
+    if bits != 16:
+        return kernels
+    return _WIDE_REFERENCE if isinstance(kernels, Reference) else _WIDE

@@ -1,6 +1,6 @@
 """The arithmetic of LiteRT's kernels of 16 bit activations.
 
-XNNPACK has none, and those of microcontrollers are the same. Zero points are 0.
+XNNPACK has none; the reference kernels differ in ADD alone. Zero points are 0.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _SOFTMAX_DEPTH = 10.0  # exp(-10) and below count as nothing
 class Wide(BuiltIn):
     """LiteRT's kernels of 16 bit activations and 8 bit weights."""
 
+    _rounds_once = True
+
     def linear(
         self,
         acc: Any,
@@ -52,11 +54,17 @@ class Wide(BuiltIn):
         return on_grid(grid, tf.bitwise.right_shift(product, total))
 
     def add(self, a: Quantized, b: Quantized, grid: Grid, sign: int = 1) -> Quantized:
-        """ADD and SUB: both terms with 15 more bits on a common scale."""
+        """ADD and SUB: both terms with 15 more bits on a common scale.
+
+        ADD of two tensors of one shape rounds each term once, all others twice.
+        """
+        product = fixed_point.multiply_twice_rounded
+        if sign == 1 and self._rounds_once and _same_shape(a, b):
+            product = fixed_point.multiply_once_rounded
         first, second = f64(a.grid.scale32), f64(b.grid.scale32)
         common = 2.0 * tf.maximum(first, second)
         terms = [
-            multiplied(x.centered * 2.0**15, scale / common)
+            multiplied(x.centered * 2.0**15, scale / common, product)
             for x, scale in ((a, first), (b, second))
         ]
         out = common / (2.0**15 * f64(grid.scale32))
@@ -144,6 +152,18 @@ class Wide(BuiltIn):
     ) -> Quantized:
         entries = interpolation.table(function, _ends(x.grid), _ends(grid))
         return on_grid(grid, interpolation.look_up(entries, x.integers))
+
+
+class WideReference(Wide):
+    """The same of the reference kernels."""
+
+    _rounds_once = False
+
+
+def _same_shape(a: Quantized, b: Quantized) -> bool:
+    """Whether nothing is broadcast, whatever the size of the batch is."""
+    shapes = [x.integers.shape.as_list() for x in (a, b)]
+    return len(shapes[0]) == len(shapes[1]) and shapes[0][1:] == shapes[1][1:]
 
 
 def _ends(grid: Grid) -> tuple[Any, Any]:
