@@ -35,6 +35,12 @@ def _table(
     return lambda file, x: file.table(x, function, "output", stepwise)
 
 
+def _integer_linear(file: Any, x: Any) -> Any:
+    if file.symmetric:  # a table of 16 bits is not the identity
+        return file.requantize(x, "output")
+    return file.table(x, lambda values: values, "output")
+
+
 def _hard_sigmoid(steps: Any, x: Any) -> Any:
     return steps.range("shifted", ops.relu6(x + 3.0)) * (1.0 / 6.0)
 
@@ -120,7 +126,7 @@ def _integer_hard_swish(file: Any, x: Any) -> Any:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "linear": Activation(lambda steps, x: x, _table(lambda x: x), fused=True),
+    "linear": Activation(lambda steps, x: x, _integer_linear, fused=True),
     "relu": Activation(
         # Fake quantization from zero up clips the same values: two passes less.
         lambda steps, x: x if steps.rectifies("output") else ops.relu(x),

@@ -59,7 +59,7 @@ def assert_wide(artifact):
     """Everything is an integer: activations of 16 bits, weights of 8, biases of 64."""
     (graph,) = flatbuffer.subgraphs(artifact.read())
     types = {t.type for t in graph.tensors}
-    assert types <= {"INT16", "INT8", "INT64", "INT32"}
+    assert types <= {"INT16", "INT8", "INT64", "INT32", "BOOL"}  # of shapes, indices
     for tensor in graph.tensors:
         if tensor.type == "INT8":
             assert tensor.constant

@@ -66,11 +66,9 @@ def test_other_functions_lie_near_their_table(scale):
     got = Wide().table(x, keras.ops.exp, grid).integers.numpy()
     want = np.exp(ALL * np.float64(np.float32(scale))) / grid.scale.numpy()
     # A line over 128 steps misses by their square times the curvature over 16, since
-    # half of it is taken back. The last one ends a step early: a 128th of its rise.
-    missed = (128 * scale) ** 2 / 16 * 32767
-    error = np.abs(got - want)
-    assert error[:-128].max() <= missed + 2
-    assert error[-128:].max() <= missed + scale * 32767 + 2
+    # half of it is taken back. Nodes are 65535 / 512 steps apart: the last is one off.
+    missed = (128 * scale) ** 2 / 16 * 32767 + scale * 32767
+    assert np.abs(got - want).max() <= missed + 2.5
 
 
 @given(
