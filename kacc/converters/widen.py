@@ -9,14 +9,16 @@ bits have kept too little, are quantized anew from the model's own values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kacc.converters.flatbuffer import pack
 from kacc.converters.requantize import drop_unused_tensors
 from kacc.core.errors import ConversionError
-from kacc.quantization.constants import FileConstant
+
+if TYPE_CHECKING:
+    from kacc.quantization.constants import FileConstant
 
 # Operators with weights: which of their inputs are the weights and the bias.
 _WEIGHTS = {

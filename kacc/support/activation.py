@@ -22,8 +22,8 @@ from kacc.support.activations import (
     unsupported,
 )
 from kacc.support.composed import celu, exponential_linear, soft_shrink, squareplus
-from kacc.support.pointwise import Activation
 from kacc.support.operands import no_wide_kernel
+from kacc.support.pointwise import Activation
 
 
 def _relu_name(layer: Any) -> str:

@@ -6,6 +6,7 @@ own. The others become operators, with the tensors named here between them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 

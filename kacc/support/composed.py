@@ -179,7 +179,7 @@ def soft_shrink(threshold: float) -> Activation:
 
 
 def _ramp(steps: Any, x: Any) -> Any:
-    """X + 1 between 0 and 2; in the file the range clips it, at 2 if it is symmetric."""
+    """X + 1 between 0 and 2; in the file the range clips it, a symmetric one at 2."""
     shifted = x + 1.0
     if not steps.constant:
         shifted = ops.clip(shifted, 0.0, 2.0)
