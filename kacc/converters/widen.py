@@ -31,6 +31,10 @@ _WEIGHTS = {
 # Operators whose output has the scale 1/32768, whatever comes out.
 _UNIT = frozenset(("LOGISTIC", "TANH", "SOFTMAX"))
 
+# Operators without a 16 bit kernel that the converter puts between integers even where
+# kacc leaves a layer in float, since they move values and change none.
+_NARROW = frozenset(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"))
+
 # Operators that read a constant on a grid of its own; others on that of their output.
 _FREE = frozenset(("ADD", "SUB", "MUL"))
 
@@ -64,7 +68,8 @@ def with_wide_activations(data: bytes, constants: Sequence[FileConstant]) -> byt
         The new file.
 
     Raises:
-        ConversionError: if a constant operand is none of the model's.
+        ConversionError: if an operator has no 16 bit kernel, or a constant operand is
+            none of the model's.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -102,6 +107,13 @@ class _Widener:
         return [self.graph.tensors[int(i)] for i in used if i >= 0]
 
     def _widen_operator(self, operator: Any, name: str) -> None:
+        if name in _NARROW:
+            output = self.graph.tensors[int(operator.outputs[0])]
+            raise ConversionError(
+                "Every operator of a 16 bit file must have a 16 bit kernel in LiteRT",
+                received=f"{name} of {output.name.decode().partition(';')[0]!r}",
+                fix="Replace the layer, or convert to 'tflite-int8'",
+            )
         weights, bias = _WEIGHTS.get(name, (None, None))
         for position, index in enumerate(int(i) for i in operator.inputs):
             tensor = self.graph.tensors[index] if index >= 0 else None

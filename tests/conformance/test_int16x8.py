@@ -15,6 +15,7 @@ from kacc.core import registry
 from kacc.core.errors import ConversionError
 from kacc.core.registry import Output
 from kacc.quantization import calibrate
+from kacc.quantization.kernels import KERNELS
 from kacc.quantization.simulation import Simulation
 from tests.conformance.rows import rows
 
@@ -45,8 +46,9 @@ def test_it_equals_its_file(row, tmp_path):
     assert_wide(artifact)
     # Beyond the ranges too, where everything clips.
     x = row.data(64, seed=2, spread=1.5)
-    want = Simulation(model).run([tf.constant(array) for array in x])
     for kernels in ("xnnpack", "builtin", "reference"):
+        simulation = Simulation(model, KERNELS[kernels])
+        want = simulation.run([tf.constant(array) for array in x])
         got = artifact.predict(x, kernels=kernels)
         for info in artifact.manifest.outputs:
             np.testing.assert_array_equal(
