@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
     from kacc.converters.from_tf_keras import from_tf_keras
+    from kacc.converters.microcontroller import MicroBundle, microcontroller
     from kacc.converters.parity import Parity, parity
     from kacc.core.errors import ConversionError, KaccError, UsageError
     from kacc.core.recipe import strip
@@ -37,6 +38,7 @@ __all__ = [
     "KaccError",
     "LayerSpec",
     "Measurement",
+    "MicroBundle",
     "Parity",
     "Rule",
     "UsageError",
@@ -48,6 +50,7 @@ __all__ = [
     "from_tf_keras",
     "layers",
     "measure",
+    "microcontroller",
     "parity",
     "prune_channels",
     "quantize",
@@ -63,6 +66,7 @@ _MODULES = {
     "KaccError": "kacc.core.errors",
     "LayerSpec": "kacc.core.registry",
     "Measurement": "kacc.measurement.measure",
+    "MicroBundle": "kacc.converters.microcontroller",
     "Parity": "kacc.converters.parity",
     "Rule": "kacc.core.rules",
     "UsageError": "kacc.core.errors",
@@ -71,6 +75,7 @@ _MODULES = {
     "convert": "kacc.converters.convert",
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
+    "microcontroller": "kacc.converters.microcontroller",
     "parity": "kacc.converters.parity",
     "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",

@@ -13,13 +13,14 @@ from types import ModuleType
 from typing import NoReturn
 
 import kacc
-from kacc.cli import convert, demo, inspect
+from kacc.cli import convert, demo, inspect, micro
 from kacc.core.errors import KaccError, UsageError
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "convert": convert,
     "inspect": inspect,
+    "micro": micro,
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kacc.converters import flatbuffer
-from kacc.converters.runtime import Runtime, from_grid, real, to_grid
+from kacc.converters.runtime import Runtime, from_grid, open_runtime, real, to_grid
 from kacc.converters.samples import check
 from kacc.core.errors import KaccError, UsageError
 from kacc.core.manifest import DICT, LIST, SINGLE, Manifest, TensorInfo
@@ -63,7 +63,8 @@ class Artifact:
                 the file's own types.
             raw: whether to take and return the file's own types, integers in an
                 integer file, instead of real numbers.
-            kernels: "xnnpack", "builtin" or "reference".
+            kernels: "xnnpack", "builtin" or "reference"; or "micro" for TensorFlow
+                Lite Micro, which needs the extra kacc[micro].
             threads: how many threads the runtime may use.
 
         Returns:
@@ -128,7 +129,7 @@ class Artifact:
             )
         key = kernels, threads
         if key not in self._runtimes:
-            self._runtimes[key] = Runtime(
+            self._runtimes[key] = open_runtime(
                 self.read(),
                 self.manifest.inputs,
                 self.manifest.outputs,

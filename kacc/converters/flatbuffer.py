@@ -22,19 +22,22 @@ class Operator:
         name: its type, such as "CONV_2D".
         inputs, outputs: indices of its tensors; -1 is an input that is left out.
         subgraph: the subgraph that it stands in.
+        calls: the subgraphs that it runs, such as a loop's condition and body.
     """
 
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     subgraph: int = 0
+    calls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of a file: its name, type ("INT8"), shape, and scale if it has one.
 
-    Free sizes are None in the shape.
+    Free sizes are None in the shape. `channels` counts the scales; a `variable` keeps
+    its value from one run to the next.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Tensor:
     scale: float | None
     zero_point: int | None
     constant: bool
+    channels: int = 0
+    variable: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,10 +120,28 @@ def _subgraph(
                 tuple(int(op.Inputs(i)) for i in range(op.InputsLength())),
                 tuple(int(op.Outputs(i)) for i in range(op.OutputsLength())),
                 index,
+                _calls(kinds[op.OpcodeIndex()], op),
             )
             for op in operators
         ),
     )
+
+
+def _calls(kind: str, operator: Any) -> tuple[int, ...]:
+    """The subgraphs that an operator runs, in the order in which it runs them."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds: dict[str, tuple[Any, tuple[str, ...]]] = {
+        "IF": (schema.IfOptions, ("ThenSubgraphIndex", "ElseSubgraphIndex")),
+        "WHILE": (schema.WhileOptions, ("CondSubgraphIndex", "BodySubgraphIndex")),
+        "CALL_ONCE": (schema.CallOnceOptions, ("InitSubgraphIndex",)),
+    }
+    if kind not in kinds:
+        return ()
+    make, readers = kinds[kind]
+    table, options = operator.BuiltinOptions(), make()
+    options.Init(table.Bytes, table.Pos)
+    return tuple(int(getattr(options, reader)()) for reader in readers)
 
 
 def _tensor(model: Any, tensor: Any, types: dict[int, str]) -> Tensor:
@@ -131,6 +154,8 @@ def _tensor(model: Any, tensor: Any, types: dict[int, str]) -> Tensor:
         scale=float(quantization.Scale(0)) if one_scale else None,
         zero_point=int(quantization.ZeroPoint(0)) if one_scale else None,
         constant=_has_content(model.Buffers(tensor.Buffer())),
+        channels=0 if quantization is None else quantization.ScaleLength(),
+        variable=bool(tensor.IsVariable()),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from kacc.converters import flatbuffer
 from kacc.converters.artifact import Artifact
 from kacc.converters.chains import Chains
-from kacc.converters.runtime import Runtime, from_grid, to_grid
+from kacc.converters.runtime import from_grid, open_runtime, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.trace import freeze
 from kacc.core.manifest import TensorInfo
@@ -118,7 +118,7 @@ def _file_tensors(
 ) -> Iterator[_FileTensor]:
     """The tensors that operators of the file write, in the order they are written."""
     data, manifest = artifact.read(), artifact.manifest
-    runtime = Runtime(
+    runtime = open_runtime(
         data, manifest.inputs, manifest.outputs, kernels=kernels, keep_all=True
     )
     feeds = artifact.feeds(samples.inputs)

@@ -138,7 +138,8 @@ def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> 
         model: the Keras model that was converted, plain or with quantization attached.
         artifact: the file.
         x: samples: arrays, or what yields batches, with or without labels.
-        kernels: "xnnpack", "builtin" or "reference"; they round differently.
+        kernels: "xnnpack", "builtin", "reference" or "micro" (TensorFlow Lite Micro,
+            with the extra kacc[micro]); they round differently.
 
     Returns:
         A `Parity`.

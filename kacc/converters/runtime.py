@@ -35,8 +35,7 @@ def interpreter(
 
     Args:
         data: the content of a TFLite file.
-        kernels: "xnnpack", "builtin" (LiteRT's own) or "reference" (those of
-            microcontrollers).
+        kernels: "xnnpack", "builtin" (LiteRT's own) or "reference" (the plain ones).
         threads: how many threads it may use.
         keep_all: whether the values of all tensors can be read after a run.
 
@@ -49,7 +48,7 @@ def interpreter(
     """
     if kernels not in KERNELS:
         raise UsageError(
-            f"`kernels` must be one of {sorted(KERNELS)}", received=kernels
+            f"`kernels` must be one of {sorted((*KERNELS, 'micro'))}", received=kernels
         )
     if not isinstance(threads, int) or threads < 1:
         raise UsageError("`threads` must be a positive integer", received=threads)
@@ -69,6 +68,38 @@ def interpreter(
                 received=str(error).strip().splitlines()[-1],
                 fix="Convert the model again",
             ) from error
+
+
+def open_runtime(
+    data: bytes,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    kernels: str = "xnnpack",
+    threads: int = 1,
+    keep_all: bool = False,
+) -> Runtime:
+    """The runtime that has a set of kernels.
+
+    Args:
+        data: the content of the file.
+        inputs: what it takes, in the wanted order.
+        outputs: what it gives, in the wanted order.
+        kernels: those of `interpreter`, or "micro" for TensorFlow Lite Micro.
+        threads: how many threads it may use; "micro" has one.
+        keep_all: whether the values of all tensors can be read after a run.
+
+    Returns:
+        The runtime, which may be run again and again.
+
+    Raises:
+        UsageError: if `kernels` or `threads` is none of these.
+        KaccError: if the runtime refuses the file.
+    """
+    if kernels == "micro":
+        from kacc.converters.micro_runtime import MicroRuntime
+
+        return MicroRuntime(data, inputs, outputs, keep_all)
+    return Runtime(data, inputs, outputs, kernels, threads, keep_all)
 
 
 class Runtime:

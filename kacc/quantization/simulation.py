@@ -43,8 +43,8 @@ def simulate(model: keras.Model, kernels: str = "xnnpack") -> keras.Model:
 
     Args:
         model: a quantized model.
-        kernels: "xnnpack" (LiteRT's default), "builtin" (LiteRT without XNNPACK) or
-            "reference" (the kernels of microcontrollers).
+        kernels: "xnnpack" (LiteRT's default), "builtin" (LiteRT without XNNPACK),
+            "reference" (LiteRT's plain kernels) or "micro" (TensorFlow Lite Micro).
 
     Returns:
         A model for inference, with the inputs and outputs of `model`.

@@ -2,21 +2,22 @@
 
 "xnnpack" is what LiteRT runs by default: XNNPACK where it has a kernel for the
 operator, LiteRT's built-in kernels for the others. "builtin" is LiteRT without XNNPACK,
-"reference" are the kernels of microcontrollers. XNNPACK has none of 16 bit activations.
-z is a zero point, s a scale.
+"reference" are its plain kernels, "micro" those of TensorFlow Lite Micro. XNNPACK has
+none of 16 bit activations. z is a zero point, s a scale.
 """
 
 from __future__ import annotations
 
 from kacc.core.errors import UsageError
 from kacc.quantization.kernels.builtin import BuiltIn
-from kacc.quantization.kernels.reference import Reference
+from kacc.quantization.kernels.reference import Micro, Reference
 from kacc.quantization.kernels.wide import Wide, WideReference
 from kacc.quantization.kernels.xnnpack import XnnPack
 
 __all__ = [
     "KERNELS",
     "BuiltIn",
+    "Micro",
     "Reference",
     "Wide",
     "WideReference",
@@ -29,6 +30,7 @@ KERNELS: dict[str, BuiltIn] = {
     "xnnpack": XnnPack(),
     "builtin": BuiltIn(),
     "reference": Reference(),
+    "micro": Micro(),
 }
 
 

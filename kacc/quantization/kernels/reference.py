@@ -14,7 +14,7 @@ from kacc.quantization.kernels.rescale import exact_mean, f64, fixed, on_grid
 
 
 class Reference(BuiltIn):
-    """The reference kernels, also those of microcontrollers."""
+    """LiteRT's reference kernels."""
 
     def _image_mean(self, x: Quantized, grid: Grid) -> Quantized:
         return exact_mean(x, (1, 2), True, grid)
@@ -51,4 +51,13 @@ class Reference(BuiltIn):
         "transpose": fixed_point.multiply_twice_rounded,
         "depthwise": fixed_point.multiply_twice_rounded,
         "dense": fixed_point.multiply_once_rounded,
+    }
+
+
+class Micro(Reference):
+    """The kernels of TensorFlow Lite Micro: the reference ones but for one rounding."""
+
+    _products: ClassVar[dict[str, Callable[..., Any]]] = {
+        **Reference._products,
+        "dense": fixed_point.multiply_twice_rounded,
     }
