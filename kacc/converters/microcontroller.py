@@ -133,7 +133,7 @@ def microcontroller(
     _check_call(artifact, name, language)
     data = artifact.read()
     flatbuffer.check_tflite(data, artifact.path)
-    _check_operators(data)
+    _check_operators(data, artifact.target)
     _check_shapes(data)
     tried = tflm() is not None
     if tried:
@@ -171,7 +171,7 @@ def _check_call(artifact: Any, name: Any, language: Any) -> None:
         )
 
 
-def _check_operators(data: bytes) -> None:
+def _check_operators(data: bytes, target: str) -> None:
     found = [
         f"{operator.name} {reason} ({_origin(graph.tensors[operator.outputs[0]].name)})"
         for operator, graph, reason in refused(data)
@@ -180,7 +180,8 @@ def _check_operators(data: bytes) -> None:
         raise ConversionError(
             "TensorFlow Lite Micro must run every operator",
             received=", ".join(dict.fromkeys(found)),
-            fix="Replace these layers, or convert to 'tflite-int8'",
+            fix="Replace these layers"
+            + ("" if target == "tflite-int8" else ", or convert to 'tflite-int8'"),
         )
 
 

@@ -296,10 +296,10 @@ def net():
     return keras.Model(image, layers.Dense(5, activation="softmax")(x))
 
 
-def quantized(model, x):
+def quantized(model, x, scheme="int8"):
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    kacc.quantize(copy)
+    kacc.quantize(copy, scheme)
     kacc.quantization.calibrate(copy, [x])
     return copy
 
@@ -351,9 +351,27 @@ class TestOnTFLM:
         want = kacc.simulate(model, "micro")(images)
         np.testing.assert_array_equal(got, want)
 
+    def test_activations_of_16_bits_are_their_simulation_to_the_bit(
+        self, tflm, images, tmp_path
+    ):
+        """With layers whose 16 bit kernels round unlike LiteRT's: dense, multiply, add."""
+        keras.utils.set_random_seed(5)
+        x = image = keras.Input((8, 8, 3))
+        x = layers.Conv2D(6, 3, padding="same", activation="relu")(x)
+        x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x)])
+        x = layers.Multiply()([x, layers.Conv2D(6, 1)(x)])
+        x = layers.Dense(16)(layers.Flatten()(x))
+        model = quantized(keras.Model(image, x), images, "int16x8")
+        artifact = converted(tmp_path, model, "tflite-int16x8")
+        assert kacc.microcontroller(artifact, tmp_path).tried
+        parity = kacc.parity(model, artifact, images, kernels="micro")
+        assert parity.equal == 1
+        assert parity.first_difference is None
+
     def test_every_block_is_its_simulation_to_the_bit(self, tflm, tmp_path):
         """All small graphs of the tests of quantization, side by side."""
-        model = blocks.model_of(*blocks.BLOCKS)
+        known = [b for b in blocks.BLOCKS if b is not blocks.convnext]  # it has a GELU
+        model = blocks.model_of(*known)
         x = [
             np.random.default_rng(i).normal(size=(32, *blocks.SHAPE)).astype("float32")
             for i in range(len(model.inputs))

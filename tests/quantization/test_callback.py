@@ -156,7 +156,7 @@ def test_unknown_schemes():
     with pytest.raises(UsageError) as error:
         QuantizationAwareTraining("int9")
     assert str(error.value) == (
-        "`scheme` must be one of int8, w4a8. Received: 'int9'. Pass 'int8'."
+        "`scheme` must be one of int8, w4a8, int16x8. Received: 'int9'. Pass 'int8'."
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from kacc.core.errors import UsageError
 from kacc.quantization.kernels.builtin import BuiltIn
 from kacc.quantization.kernels.reference import Micro, Reference
-from kacc.quantization.kernels.wide import Wide, WideReference
+from kacc.quantization.kernels.wide import Wide, WideMicro, WideReference
 from kacc.quantization.kernels.xnnpack import XnnPack
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Micro",
     "Reference",
     "Wide",
+    "WideMicro",
     "WideReference",
     "XnnPack",
     "kernels_named",
@@ -45,12 +46,15 @@ def kernels_named(name: str) -> BuiltIn:
     raise UsageError(f"`kernels` must be one of {', '.join(KERNELS)}", received=name)
 
 
-_WIDE = Wide()
-_WIDE_REFERENCE = WideReference()
+# Those of 16 bits by the class of those of 8.
+_WIDE: dict[type, BuiltIn] = {
+    XnnPack: Wide(),
+    BuiltIn: Wide(),
+    Reference: WideReference(),
+    Micro: WideMicro(),
+}
 
 
 def kernels_of_width(kernels: BuiltIn, bits: int) -> BuiltIn:
     """The kernels of a set for activations of that width."""
-    if bits != 16:
-        return kernels
-    return _WIDE_REFERENCE if isinstance(kernels, Reference) else _WIDE
+    return _WIDE[type(kernels)] if bits == 16 else kernels

@@ -1,6 +1,7 @@
 """The arithmetic of LiteRT's kernels of 16 bit activations.
 
-XNNPACK has none; the reference kernels differ in ADD alone. Zero points are 0.
+XNNPACK has none; the reference kernels differ in ADD alone, those of TensorFlow Lite
+Micro in FULLY_CONNECTED, MUL and SOFTMAX too. Zero points are 0.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Wide(BuiltIn):
     """LiteRT's kernels of 16 bit activations and 8 bit weights."""
 
     _rounds_once = True
+    _dense_in_floats = True
 
     def linear(
         self,
@@ -45,7 +47,7 @@ class Wide(BuiltIn):
         FULLY_CONNECTED rescales in float64 and rounds halves away from zero.
         """
         real = f64(scales[0]) * f64(scales[1]) / f64(grid.scale32)
-        if kind == "dense":
+        if kind == "dense" and self._dense_in_floats:
             return on_grid(grid, interpolation.round_away(f64(acc) * real))
         integer, shift = multiplier_16(real)
         total = 15 - shift
@@ -158,6 +160,20 @@ class WideReference(Wide):
     """The same of the reference kernels."""
 
     _rounds_once = False
+
+
+class WideMicro(WideReference):
+    """The same of TensorFlow Lite Micro, whose FULLY_CONNECTED rounds as CONV_2D.
+
+    Its SOFTMAX differs in one output of some thousands, by one step.
+    """
+
+    _dense_in_floats = False
+
+    def multiply(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
+        """MUL: the multiplier is computed in float64."""
+        real = f64(a.grid.scale32) * f64(b.grid.scale32) / f64(grid.scale32)
+        return fixed(f64(a.centered) * f64(b.centered), real, grid)
 
 
 def _same_shape(a: Quantized, b: Quantized) -> bool:
