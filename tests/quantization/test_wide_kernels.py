@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from kacc.core.registry import Weight
 from kacc.quantization.integer import Grid, Quantized, symmetric_grid
-from kacc.quantization.kernels import KERNELS, Wide, WideReference, kernels_of_width
+from kacc.quantization.kernels import (
+    KERNELS,
+    Wide,
+    WideMicro,
+    WideReference,
+    kernels_of_width,
+)
 from kacc.quantization.operators import exact_product
 
 ALL = np.arange(-32768, 32768)
@@ -85,6 +91,6 @@ def test_shares_are_near(values, scale):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_each_set_has_its_wide_kernels(name):
-    wide = WideReference if name == "reference" else Wide
-    assert type(kernels_of_width(KERNELS[name], 16)) is wide
+    known = {"reference": WideReference, "micro": WideMicro}
+    assert type(kernels_of_width(KERNELS[name], 16)) is known.get(name, Wide)
     assert kernels_of_width(KERNELS[name], 8) is KERNELS[name]
