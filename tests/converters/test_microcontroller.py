@@ -354,7 +354,7 @@ class TestOnTFLM:
     def test_activations_of_16_bits_are_their_simulation_to_the_bit(
         self, tflm, images, tmp_path
     ):
-        """With layers whose 16 bit kernels round unlike LiteRT's: dense, multiply, add."""
+        """With layers whose 16 bit kernels round unlike LiteRT's."""
         keras.utils.set_random_seed(5)
         x = image = keras.Input((8, 8, 3))
         x = layers.Conv2D(6, 3, padding="same", activation="relu")(x)
