@@ -16,7 +16,12 @@ from kacc.quantization import integer
 from kacc.quantization.integer import Grid, Quantized
 from kacc.quantization.kernels import BuiltIn
 from kacc.quantization.transform import Quantize, quantize_of
-from kacc.quantization.weights import FileWeights, IntegerWeight, file_weights
+from kacc.quantization.weights import (
+    FileWeights,
+    IntegerWeight,
+    file_weights,
+    fitted_to_bias,
+)
 
 
 def grid_named(transform: Quantize, name: str) -> Grid:
@@ -88,10 +93,20 @@ class Operators:
             with scope, attach.without_activation(self.layer):
                 return attach.own_call(self.layer, None, values)
 
-        weight = file.weights[attribute]
+        weight = self.fitted(
+            file.weights[attribute], spec.weights[0], file.bias, x.grid
+        )
         acc = exact_product(x.centered, weight.integers, spec.weights[0], product)
         kind = kind or _kind(spec.weights[0], len(weight.integers.shape))
         return self.rescale(acc, x.grid, weight, file.bias, name, kind)
+
+    def fitted(
+        self, weight: IntegerWeight, row: registry.Weight, bias: Any, grid: Grid
+    ) -> IntegerWeight:
+        """A weight as the file has it with a bias and an input on that grid."""
+        if bias is None or weight.explicit:
+            return weight
+        return fitted_to_bias(weight, row.channels, bias, grid.scale)
 
     def rescale(
         self,
@@ -128,6 +143,7 @@ class Operators:
         largest = 127.0
         scale = tf.abs(tf.cast(factor, tf.float64)) / largest
         weight = IntegerWeight(tf.sign(factor) * largest, factor, scale)
+        weight = self.fitted(weight, registry.Weight("factor"), offset, x.grid)
         acc = x.centered * weight.integers
         return self.rescale(acc, x.grid, weight, offset, name, "depthwise")
 

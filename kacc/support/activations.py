@@ -68,11 +68,19 @@ def absolute() -> Activation:
 
 
 def clipped(low: float, high: float) -> Activation:
-    """Values limited to low..high: a QUANTIZE to that range clips them."""
+    """Values limited to low..high: a QUANTIZE to that range clips them.
+
+    The MINIMUM behind it changes nothing, but without an operator that has the range
+    the converter drops it.
+    """
     return Activation(
-        lambda steps, x: x if steps.constant else ops.clip(x, low, high),
+        lambda steps, x: (
+            ops.minimum(x, high) if steps.constant else ops.clip(x, low, high)
+        ),
         lambda file, x: file.requantize(x, "output"),
         RangeSpec(fixed=(low, high)),
+        fused=True,
+        saturates=True,
     )
 
 
@@ -156,10 +164,13 @@ def call_with_activation(layer: Any, steps: Any, *args: Any, **kwargs: Any) -> A
     name = name_of(layer)
     activation = ACTIVATIONS[name]
     call = attach.base_class(layer).call
-    if activation.fused and not (name == "relu" and steps.rectifies("output")):
+    rectified = name == "relu" and steps.rectifies("output")
+    if activation.fused and not activation.saturates and not rectified:
         return call(layer, *args, **kwargs)
     with attach.without_activation(layer):
         outputs = call(layer, *args, **kwargs)
+    if activation.saturates:
+        return outputs if steps.constant else activation.apply(steps, outputs)
     return activation.apply(steps, steps.range(BEFORE, outputs))
 
 

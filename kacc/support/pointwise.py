@@ -26,6 +26,7 @@ class Activation:
         output: the tensor at its end.
         inner: the tensors between its operators.
         fused: whether it costs nothing at the end of a convolution.
+        saturates: whether it does no more than the ends of its range do.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -33,3 +34,4 @@ class Activation:
     output: RangeSpec = field(default_factory=RangeSpec)
     inner: Mapping[str, RangeSpec] = field(default_factory=dict)
     fused: bool = False
+    saturates: bool = False
