@@ -94,6 +94,8 @@ class LayerSpec:
         integer: the same on integers, `integer(layer, file, *inputs)` with the file's
             operators as methods of `file` (see `kacc.quantization.operators`); not
             needed where the output is not a range of its own.
+        variant: layer -> the row that holds for this very configuration in the place of
+            this one, or None.
         supported: layer -> the reason why this very configuration is not supported.
         supported_wide: layer -> the reason why it cannot have 16 bit activations.
         examples: configurations that the conformance suite tries: functions
@@ -113,6 +115,7 @@ class LayerSpec:
     ranges: Callable[[Any], Mapping[str, RangeSpec]] = _one_output
     call: Callable[..., Any] | None = None
     integer: Callable[..., Any] | None = None
+    variant: Callable[[Any], LayerSpec | None] | None = None
     supported: Callable[[Any], str | None] | None = None
     supported_wide: Callable[[Any], str | None] | None = None
     examples: tuple[Callable[[], tuple[Any, list[tuple[int, ...]]]], ...] = field(
@@ -144,7 +147,8 @@ def find(operation: Any) -> LayerSpec | None:
     """The row for a layer or operator, looked up along its class's MRO."""
     for base in type(operation).__mro__:
         if base in _SPECS:
-            return _SPECS[base]
+            spec = _SPECS[base]
+            return (spec.variant and spec.variant(operation)) or spec
     return None
 
 

@@ -20,7 +20,12 @@ from kacc.core.graph import Call, Graph, Tensor, fill, trace
 from kacc.quantization import functional
 from kacc.quantization.model import placement_of, skipped_by_rules
 from kacc.quantization.placement import Placement
-from kacc.quantization.transform import Quantize, grid_named, quantize_of
+from kacc.quantization.transform import (
+    Quantize,
+    grid_named,
+    quantize_of,
+    require_quantize,
+)
 from kacc.quantization.weights import FileWeights, file_weights
 
 # Starts the names of operations that keep the converter from making integers of a layer
@@ -137,7 +142,10 @@ class Program:
         self.placement: Placement = placement_of(model, self.graph)
         self.folded = {bn: conv for conv, bn in self.placement.folded.items()}
         self.on_tensor = on_tensor
-        self.entering = self._entering_ranges()
+        self.entering = {
+            tensor: _Range(require_quantize(operation), name)
+            for tensor, (operation, name) in self.placement.entering.items()
+        }
         left = skipped_by_rules(model) if barriers else frozenset()
         self.apart = left & set(self.placement.skipped)
         self.producers = self.graph.producers()
@@ -179,23 +187,6 @@ class Program:
         if own is None:
             return pairs, folded.bias.numpy()
         return [*pairs, (own, folded.bias.numpy())], None
-
-    def _entering_ranges(self) -> dict[Tensor, _Range]:
-        """Tensors that their readers quantize: model inputs, results of floats.
-
-        All readers have seen the same values; the first one's range serves them all,
-        so that the file has one tensor and not one for each reader.
-        """
-        table: dict[Tensor, _Range] = {}
-        for call in self.graph.calls:
-            transform = quantize_of(call.operation)
-            for position, tensor in enumerate(call.inputs):
-                name = f"input_{position}"
-                if transform is None or name not in transform.ranges:
-                    continue
-                if tensor in self.placement.entering:
-                    table.setdefault(tensor, _Range(transform, name))
-        return table
 
     def enter(self, tensor: Tensor, value: Any) -> Any:
         """The value of a tensor that its readers quantize, quantized."""

@@ -17,10 +17,12 @@ from kacc.quantization.config import Scheme
 from kacc.quantization.integer import Grid, Quantized
 from kacc.quantization.kernels import BuiltIn
 from kacc.quantization.transform import Quantize, grid_named, quantize_of
-from kacc.quantization.weights import FileWeights, IntegerWeight, file_weights
-
-# The converter widens the scale of a channel's weights until its bias is no larger.
-_LARGEST_BIAS = 2.0**30 - 1.0
+from kacc.quantization.weights import (
+    FileWeights,
+    IntegerWeight,
+    file_weights,
+    fitted_to_bias,
+)
 
 
 class Operators:
@@ -98,10 +100,20 @@ class Operators:
             with scope, attach.without_activation(self.layer):
                 return attach.own_call(self.layer, None, values)
 
-        weight = file.weights[attribute]
+        weight = self.fitted(
+            file.weights[attribute], spec.weights[0], file.bias, x.grid
+        )
         acc = exact_product(x, weight.integers, spec.weights[0], product)
         kind = kind or _kind(spec.weights[0], len(weight.integers.shape))
         return self.rescale(acc, x.grid, weight, file.bias, name, kind)
+
+    def fitted(
+        self, weight: IntegerWeight, row: registry.Weight, bias: Any, grid: Grid
+    ) -> IntegerWeight:
+        """A weight as the file has it with a bias and an input on that grid."""
+        if bias is None or weight.explicit:
+            return weight
+        return fitted_to_bias(weight, row.channels, bias, grid.scale)
 
     def rescale(
         self,
@@ -134,16 +146,11 @@ class Operators:
     def scale_channels(
         self, x: Quantized, factor: Any, offset: Any, name: str
     ) -> Quantized:
-        """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale.
-
-        The converter takes a larger scale where the bias would not fit.
-        """
-        scale = tf.abs(_f64(factor)) / 127.0
-        if offset is not None:
-            least = tf.abs(_f64(offset)) / _LARGEST_BIAS / x.grid.scale
-            scale = tf.maximum(scale, least)
-        steps = tf.math.divide_no_nan(_f64(factor), scale)
-        weight = IntegerWeight(tf.cast(tf.round(steps), tf.float32), factor, scale)
+        """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale."""
+        largest = 127.0
+        scale = tf.abs(tf.cast(factor, tf.float64)) / largest
+        weight = IntegerWeight(tf.sign(factor) * largest, factor, scale)
+        weight = self.fitted(weight, registry.Weight("factor"), offset, x.grid)
         acc = x.centered * weight.integers
         return self.rescale(acc, x.grid, weight, offset, name, "depthwise")
 

@@ -38,7 +38,10 @@ class Placement:
         fused_tensors: these outputs, also behind layers that are gone at inference.
         joined: the calls whose output has the range of a concatenation -> the
             concatenation, which alone reads it.
-        entering: the float tensors that whoever reads them quantizes.
+        entering: the float tensors that whoever reads them quantizes -> the operation
+            that holds the range, and its name there. All readers have seen the same
+            values; the first one's range serves them all, so that the file has one
+            tensor and not one for each reader.
         skipped: path -> reason, for what stays in float.
     """
 
@@ -48,7 +51,7 @@ class Placement:
     fused: dict[Call, Call] = field(default_factory=dict)
     fused_tensors: set[Tensor] = field(default_factory=set)
     joined: dict[Call, Call] = field(default_factory=dict)
-    entering: set[Tensor] = field(default_factory=set)
+    entering: dict[Tensor, tuple[Any, str]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,6 +74,8 @@ class _Placer:
         self.consumers = graph.consumers()
         self.result = Placement()
         self.state: dict[Tensor, _On] = dict.fromkeys(graph.inputs, _On.FLOAT)
+        # What layers that are gone at inference make, and the tensor that it is.
+        self.same: dict[Tensor, Tensor] = {}
         self.reasons = {
             call: call.reason
             or skip(call)
@@ -95,6 +100,7 @@ class _Placer:
         assert spec is not None
         if spec.output is Output.IDENTITY:
             self._set(call, self.state[call.inputs[0]])
+            self.same[call.outputs[0]] = self._source(call.inputs[0])
             if call.inputs[0] in self.result.fused_tensors:
                 self.result.fused_tensors.update(call.outputs)
             return
@@ -102,12 +108,18 @@ class _Placer:
         for position, tensor in enumerate(call.inputs):
             real = tensor.dtype.startswith(("float", "bfloat"))
             if self.state[tensor] is _On.FLOAT and real and not spec.reads_indices:
-                names[f"input_{position}"] = RangeSpec()
-                self.result.entering.add(tensor)
+                name = f"input_{position}"
+                names[name] = RangeSpec()
+                if call.lasting:
+                    holder = (call.operation, name)
+                    self.result.entering.setdefault(self._source(tensor), holder)
         if spec.output is Output.RANGE:
             self._place_output(call, spec, names)
         else:
             self._set(call, self._moved_state(call))
+
+    def _source(self, tensor: Tensor) -> Tensor:
+        return self.same.get(tensor, tensor)
 
     def _homeless_range(self, call: Call) -> str | None:
         """The reason against an operator inside a `call`, which lives for one call.

@@ -32,7 +32,12 @@ from kacc.quantization.kernels import (
 )
 from kacc.quantization.model import placement_of, quantized, unseen_ranges
 from kacc.quantization.operators import Operators
-from kacc.quantization.transform import Quantize, grid_named, quantize_of
+from kacc.quantization.transform import (
+    Quantize,
+    grid_named,
+    quantize_of,
+    require_quantize,
+)
 
 
 def simulate(model: keras.Model, kernels: str = "xnnpack") -> keras.Model:
@@ -123,7 +128,10 @@ class Simulation:
         self.graph = trace(model)
         self.readers = self.graph.consumers()
         self.placement = placement_of(model, self.graph)
-        self.entering = self._entering_ranges()
+        self.entering = {
+            tensor: (require_quantize(operation), name)
+            for tensor, (operation, name) in self.placement.entering.items()
+        }
         self.ends = self._chain_ends()
         self._compiled = tf.function(
             self.run,
@@ -171,19 +179,6 @@ class Simulation:
             ]
 
         return tree.map_structure(_real, self.graph.run(values, apply))
-
-    def _entering_ranges(self) -> dict[Tensor, tuple[Quantize, str]]:
-        """Float tensors that their readers quantize; the first one's range serves."""
-        table: dict[Tensor, tuple[Quantize, str]] = {}
-        for call in self.graph.calls:
-            transform = quantize_of(call.operation)
-            for position, tensor in enumerate(call.inputs):
-                name = f"input_{position}"
-                if transform is None or name not in transform.ranges:
-                    continue
-                if tensor in self.placement.entering:
-                    table.setdefault(tensor, (transform, name))
-        return table
 
     def _chain_ends(self) -> dict[Call, Call]:
         """For each call without a range of its output, the reader that has it.

@@ -29,6 +29,10 @@ from kacc.quantization.steps import LearnedSteps, Shapes
 # logs, and counting it on all of them costs a tenth of a step.
 _CLIPPING_SAMPLE = 4
 
+# The upper end of a range that was seen is at least this: without a width, as before it
+# is seen, is only what no values came from. Tensors of zeros are seen too.
+_SEEN = 1e-30
+
 # Marks tensors that are integers in the file, as Keras marks those with a mask.
 _ON_GRID = "_kacc_on_grid"
 
@@ -208,7 +212,7 @@ class Quantize(Transform):
         return self.ranges.get(name, False) and not self.scheme.symmetric
 
     def seen(self, name: str) -> bool:
-        """Whether the range of a tensor has been seen; a constant zero has not."""
+        """Whether the range of a tensor has been seen."""
         return bool((self._variables[f"{name}_range"].numpy() != 0).any())
 
     def nudged(self, name: str) -> tuple[Any, Any]:
@@ -300,7 +304,7 @@ class Quantize(Transform):
             batch = _union(before, batch)
         steps[id(self), name] = (ends, batch)
         moved = ends + (1 - self.momentum) * (batch - ends)
-        return tf.where(tf.reduce_any(ends != 0), moved, batch)
+        return tf.where(ends[1] - ends[0] > _SEEN, moved, batch)
 
     def _batch_ends(self, name: str, value: Any) -> Any:
         value = tf.stop_gradient(tf.cast(value, tf.float32))
@@ -314,10 +318,8 @@ class Quantize(Transform):
         )
 
     def _extremes(self, name: str, value: Any) -> Any:
-        high = tf.reduce_max(value)
-        if self.ranges[name]:
-            return tf.stack([0.0, tf.maximum(high, 0.0)])
-        return tf.stack([tf.reduce_min(value), high])
+        high = tf.maximum(tf.reduce_max(value), _SEEN)
+        return tf.stack([0.0 if self.ranges[name] else tf.reduce_min(value), high])
 
     def _observe(self, name: str, value: Any) -> None:
         """Shows calibration a batch; also from inside a graph."""
@@ -327,7 +329,7 @@ class Quantize(Transform):
 
     def set_range(self, name: str, low: float, high: float) -> None:
         """Gives a tensor its range."""
-        self._variables[f"{name}_range"].assign([low, high])
+        self._variables[f"{name}_range"].assign([low, max(high, _SEEN)])
         if self.steps:
             self.steps.reset(name)
 
@@ -350,6 +352,13 @@ def grid_named(transform: Quantize, name: str) -> Grid:
     return integer.grid_of(
         *transform.nudged(name), scheme.activation_bits, scheme.symmetric
     )
+
+
+def require_quantize(operation: Any) -> Quantize:
+    """The quantization of a layer or operator that has one."""
+    transform = quantize_of(operation)
+    assert transform is not None, f"{operation} is not quantized"
+    return transform
 
 
 def require_same_scheme(operation: Any, scheme: str, path: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +12,9 @@ from kacc.core import registry
 from kacc.core.fold import fold_into_kernel
 from kacc.quantization import functional, learned
 from kacc.quantization.transform import Quantize
+
+# The converter's limit of an integer bias, half of what would fit.
+_LARGEST_BIAS = float(2**30 - 1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,36 @@ def _affine(layer: Any) -> tuple[Any, Any]:
     assert spec is not None
     assert spec.affine is not None
     return spec.affine(layer)
+
+
+def fitted_to_bias(
+    weight: IntegerWeight, channels: Sequence[int], bias: Any, scale: Any
+) -> IntegerWeight:
+    """A weight with scales by which the integers of the bias are not too large.
+
+    The converter widens the scale of channels whose weights are as good as zero
+    (`SetBiasParamsWithAdjustments` in TensorFlow's quantization_driver.cc).
+
+    Args:
+        weight: as the converter would find it without a bias.
+        channels: the axes of the weight that have scales of their own.
+        bias: float, one for each channel.
+        scale: of the input, float64.
+
+    Returns:
+        The weight as the file has it.
+    """
+    rank = len(weight.integers.shape)
+    kept = {axis % rank for axis in channels}
+    others = [axis for axis in range(rank) if axis not in kept]
+    empty = tf.reduce_max(tf.abs(weight.integers), axis=others, keepdims=True) == 0
+    own = tf.where(tf.reshape(empty, [-1]), tf.zeros_like(weight.scale), weight.scale)
+    least = tf.abs(tf.cast(bias, tf.float64)) / (_LARGEST_BIAS * scale)
+    wider = tf.maximum(own, least)
+    wider = tf.where(wider > 0, wider, tf.ones_like(wider))
+    shrunk = tf.reshape(own / wider, empty.shape)
+    integers = tf.round(tf.cast(weight.integers, tf.float64) * shrunk)
+    return replace(weight, integers=tf.cast(integers, tf.float32), scale=wider)
 
 
 def _integer_weight(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import keras
 # functional graphs are made. tests/core/test_keras_private.py watches the names.
 from keras.src.ops import nn, numpy
 
-from kacc.core.registry import LayerSpec, Weight
+from kacc.core.registry import LayerSpec, Output, Weight
 from kacc.support.activations import (
     ACTIVATIONS,
     absolute,
@@ -88,7 +89,7 @@ def spec_for(
         name: layer -> its name, which tells the relus that others can end in.
         options: more of the row.
     """
-    return LayerSpec(
+    spec = LayerSpec(
         cls,
         activation=name,
         supported_wide=lambda layer: activation(layer).reason_against_wide,
@@ -102,6 +103,17 @@ def spec_for(
         ),
         **options,
     )
+    nothing = LayerSpec(cls, output=Output.IDENTITY)
+    saturating = replace(spec, joins_grids=True)
+
+    def variant(layer: Any) -> LayerSpec | None:
+        if spec.supported and spec.supported(layer):
+            return None
+        if name(layer) == "linear":
+            return nothing
+        return saturating if activation(layer).saturates else None
+
+    return replace(spec, variant=variant)
 
 
 def _named(cls: type, name: str, supported: Any = None, examples: Any = ()) -> Any:

@@ -88,15 +88,16 @@ def absolute() -> Activation:
 def clipped(low: float, high: float) -> Activation:
     """Values limited to low..high: a QUANTIZE to that range clips them.
 
-    A symmetric range clips at the end that is farther from zero; a RELU, a MAXIMUM or a
-    MINIMUM clips at the other one.
+    Without an operator that has that range the converter would drop it: the MINIMUM
+    behind it changes nothing. A symmetric range clips at the end that is farther from
+    zero; a RELU, a MAXIMUM or a MINIMUM clips at the other one.
     """
 
     def apply(steps: Any, x: Any) -> Any:
         if not steps.constant:
             return ops.clip(x, low, high)
         if not steps.symmetric or -low == high:
-            return x
+            return ops.minimum(x, high)
         if low == 0:
             return ops.relu(x)
         x = steps.range("output", x)
@@ -110,7 +111,8 @@ def clipped(low: float, high: float) -> Activation:
         x = file.requantize(x, "output")
         return file.maximum(x, low) if -low < high else file.minimum(x, high)
 
-    return Activation(apply, integer, RangeSpec(fixed=(low, high)))
+    fixed = RangeSpec(fixed=(low, high))
+    return Activation(apply, integer, fixed, fused=True, saturates=True)
 
 
 def _hard_swish(steps: Any, x: Any) -> Any:
@@ -213,10 +215,13 @@ def call_with_activation(layer: Any, steps: Any, *args: Any, **kwargs: Any) -> A
     name = name_of(layer)
     activation = ACTIVATIONS[name]
     call = attach.base_class(layer).call
-    if activation.fused and not (name == "relu" and steps.rectifies("output")):
+    rectified = name == "relu" and steps.rectifies("output")
+    if activation.fused and not activation.saturates and not rectified:
         return call(layer, *args, **kwargs)
     with attach.without_activation(layer):
         outputs = call(layer, *args, **kwargs)
+    if activation.saturates:
+        return outputs if steps.constant else activation.apply(steps, outputs)
     return activation.apply(steps, steps.range(BEFORE, outputs))
 
 

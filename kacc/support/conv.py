@@ -110,6 +110,8 @@ def _separable_integer(layer: Any, file: Any, x: Any) -> Any:
         "depthwise",
         "depthwise",
     )
+    row = Weight("pointwise_kernel")
+    second = file.fitted(second, row, weights.bias, between.grid)
     acc = file.exact(between, second.integers, _pointwise)
     activation = ACTIVATIONS[name_of(layer)]
     name = "output" if activation.fused else BEFORE

@@ -28,6 +28,7 @@ class Activation:
         inner: the tensors between its operators.
         lacks: an operator of it that LiteRT has no 16 bit kernel of.
         fused: whether it costs nothing at the end of a convolution.
+        saturates: whether it does no more than the ends of its range do.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -36,6 +37,7 @@ class Activation:
     inner: Mapping[str, RangeSpec] = field(default_factory=dict)
     lacks: str = ""
     fused: bool = False
+    saturates: bool = False
 
     @property
     def reason_against_wide(self) -> str | None:

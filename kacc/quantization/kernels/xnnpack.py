@@ -64,12 +64,13 @@ class XnnPack(BuiltIn):
     def mean(
         self, x: Quantized, axes: Sequence[int], keepdims: bool, grid: Grid
     ) -> Quantized:
-        """rint(sum(q - z) * (s / so / n)) + zo."""
-        total = tf.reduce_sum(f64(x.centered), axis=axes, keepdims=keepdims)
+        """rint(f32(sum(q)) m + (zo - n z m)), m = s / so * (1 / n), all in float32."""
+        total = tf.reduce_sum(f64(x.integers), axis=axes, keepdims=keepdims)
         count = tf.cast(count_of(x.integers, total), tf.float32)
-        # A fused multiply-add rounds once: the product itself is not rounded.
-        scaled = total * f64(x.grid.scale32 / grid.scale32 / count)
-        return on_grid(grid, tf.round(scaled))
+        multiplier = (x.grid.scale32 / grid.scale32) * (1.0 / count)
+        offset = grid.zero - (count * x.grid.zero) * multiplier
+        scaled = tf.cast(total, tf.float32) * multiplier + offset
+        return Quantized(grid.clip(tf.round(scaled)), grid)
 
     def resize_bilinear(self, x: Quantized, size: tuple[int, int]) -> Quantized:
         """Weights of 11 bits, one shift."""

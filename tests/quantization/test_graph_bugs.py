@@ -1,0 +1,131 @@
+"""What random graphs found: each bug as the smallest graph that shows it."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import kacc
+from kacc.converters.parity import simulated_outputs
+from kacc.converters.samples import Samples
+from kacc.quantization import calibrate, unseen_ranges
+
+SHAPE = (6, 6, 3)
+
+
+def quantized(outputs, inputs, change=lambda model: None):
+    """A calibrated model with random weights, and data beyond its ranges."""
+    model = keras.Model(inputs, outputs)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        low = 0.5 if "variance" in variable.path else -1.0
+        variable.assign(rng.uniform(low, 1.0, variable.shape))
+    change(model)
+    kacc.quantize(model)
+    x = rng.normal(size=(32, *inputs.shape[1:])).astype("float32")
+    calibrate(model, [x])
+    return model, 1.3 * x
+
+
+def assert_equals_file(model, x, path, kernels=("xnnpack", "builtin", "reference")):
+    artifact = kacc.convert(model, path / "model.tflite", "tflite-int8")
+    for name in kernels:
+        got = keras.tree.flatten(artifact.predict(x, kernels=name))
+        want = simulated_outputs(model, name, Samples([x]))
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def clip_beside_another_reader(image):
+    x = layers.Conv2D(3, 1)(image)
+    return [layers.Conv2D(2, 1)(x), layers.ReLU(max_value=1.5)(x)]
+
+
+def clip_alone(image):
+    return layers.ReLU(max_value=1.5)(layers.Conv2D(3, 1)(image))
+
+
+def hard_tanh_in_a_layer(image):
+    return layers.Conv2D(2, 1, activation="hard_tanh")(layers.Conv2D(3, 1)(image))
+
+
+def clip_after_what_moves_values(image):
+    x = layers.Concatenate()([layers.Conv2D(3, 1)(image), image])
+    return [layers.ReLU(max_value=0.7)(x), ops.clip(layers.MaxPooling2D()(x), -1, 0.5)]
+
+
+def activation_that_is_none(image):
+    x = layers.Activation("linear")(layers.Conv2D(3, 1)(image))
+    return layers.Conv2D(2, 1)(x)
+
+
+def input_behind_identities(image):
+    """One is read by a layer, the other is an output."""
+    drop = layers.Dropout(0.1)
+    return [drop(image), layers.Conv2D(2, 1)(drop(image))]
+
+
+GRAPHS = [
+    clip_beside_another_reader,
+    clip_alone,
+    hard_tanh_in_a_layer,
+    clip_after_what_moves_values,
+    activation_that_is_none,
+    input_behind_identities,
+]
+
+
+@pytest.mark.parametrize("build", GRAPHS, ids=lambda b: b.__name__)
+def test_graphs_equal_their_file(build, tmp_path):
+    image = keras.Input(SHAPE)
+    assert_equals_file(*quantized(build(image), image), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight"),
+    [
+        (lambda: layers.Conv2D(4, 3), "kernel"),
+        (lambda: layers.SeparableConv2D(4, 3), "pointwise_kernel"),
+        (lambda: layers.Dense(4), "kernel"),
+    ],
+    ids=["conv", "separable", "dense"],
+)
+def test_channels_without_weights_keep_their_bias(layer, weight, tmp_path):
+    """The converter widens the scale of a channel until the bias fits."""
+    image, layer = keras.Input(SHAPE), layer()
+
+    def empty_channels(model):
+        kernel = getattr(layer, weight).numpy()
+        kernel[..., 1] = 0.0
+        kernel[..., 2] *= 1e-8
+        getattr(layer, weight).assign(kernel)
+
+    assert_equals_file(*quantized(layer(image), image, empty_channels), tmp_path)
+
+
+def test_channels_that_a_normalization_zeroes(tmp_path):
+    image, norm = keras.Input(SHAPE), layers.BatchNormalization()
+    outputs = layers.Conv2D(2, 1)(norm(image))
+    model, x = quantized(
+        outputs, image, lambda model: norm.gamma.assign([1.0, 0.0, -0.5])
+    )
+    assert_equals_file(model, x, tmp_path)
+
+
+def test_a_tensor_of_zeros_has_been_seen(tmp_path):
+    image, conv = keras.Input(SHAPE), layers.Conv2D(3, 1, use_bias=False)
+    outputs = layers.Conv2D(2, 1)(conv(image))
+    model, x = quantized(
+        outputs, image, lambda model: conv.kernel.assign(np.zeros((1, 1, 3, 3)))
+    )
+    assert unseen_ranges(model) == []
+    assert_equals_file(model, x, tmp_path)
+
+
+@pytest.mark.parametrize("size", [7, 16, 24])
+def test_means_of_rectified_images(size, tmp_path):
+    """Sums far from zero: XNNPACK rounds the product and the offset apart."""
+    image = keras.Input((size, size, 16))
+    x = layers.ReLU()(layers.DepthwiseConv2D(1)(image))
+    model, x = quantized(layers.GlobalAveragePooling2D()(x), image)
+    assert_equals_file(model, x, tmp_path, ["xnnpack"])
