@@ -96,8 +96,10 @@ def clipped(low: float, high: float) -> Activation:
     def apply(steps: Any, x: Any) -> Any:
         if not steps.constant:
             return ops.clip(x, low, high)
-        if not steps.symmetric or -low == high:
+        if not steps.symmetric:
             return ops.minimum(x, high)
+        if -low == high:
+            return x
         if low == 0:
             return ops.relu(x)
         x = steps.range("output", x)
