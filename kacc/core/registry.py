@@ -83,6 +83,8 @@ class LayerSpec:
             or another layer with an `affine`.
         joins_grids: whether the file gives the tensors that only this operator reads
             the range of its output, since it copies integers.
+        sole_relu: whether the converter knows its operator by a relu inside, and only
+            where no other relu reads the same tensor: it makes one of equal ones.
         reads_indices: whether the input is made of indices, which are not quantized.
         affine: layer -> (factor, offset) of each channel, for a layer that at inference
             is no more than that and folds into a convolution before it.
@@ -110,6 +112,7 @@ class LayerSpec:
     absorbs_relu: bool = False
     folds_batch_norm: bool = False
     joins_grids: bool = False
+    sole_relu: bool = False
     reads_indices: bool = False
     affine: Callable[[Any], tuple[Any, Any]] | None = None
     ranges: Callable[[Any], Mapping[str, RangeSpec]] = _one_output

@@ -82,6 +82,7 @@ class _Placer:
             or registry.unsupported_reason(call.operation)
             for call in graph.calls
         }
+        self.reasons.update(self._rivals())
         self.fusing = self._at_every_call(self._fuses)
         self.joining = self._at_every_call(self._joins)
 
@@ -117,6 +118,28 @@ class _Placer:
             self._place_output(call, spec, names)
         else:
             self._set(call, self._moved_state(call))
+
+    def _rivals(self) -> dict[Call, str]:
+        """The calls that a relu beside them keeps the converter from knowing."""
+        reason = (
+            "another relu reads the same tensor, and the converter makes one of them"
+        )
+        readers: dict[Tensor, list[tuple[Call, bool]]] = {}
+        for call in self.graph.calls:
+            spec = registry.find(call.operation)
+            if spec is None or self.reasons[call]:
+                continue
+            if spec.output is Output.IDENTITY:
+                self.same[call.outputs[0]] = self._source(call.inputs[0])
+            elif spec.sole_relu or self._relu_kind(call) == "relu":
+                source = self._source(call.inputs[0])
+                readers.setdefault(source, []).append((call, spec.sole_relu))
+        return {
+            call: reason
+            for rivals in readers.values()
+            for call, sole in rivals
+            if sole and len(rivals) > 1
+        }
 
     def _source(self, tensor: Tensor) -> Tensor:
         return self.same.get(tensor, tensor)

@@ -171,6 +171,7 @@ SPECS = [
         layers.PReLU,
         weights=(Weight("alpha", channels=(), inputs=None),),
         integer=_prelu,
+        sole_relu=True,
         supported_wide=lambda layer: no_wide_kernel("PRELU"),
         examples=(
             lambda: (layers.PReLU(shared_axes=[1, 2]), [(6, 6, 3)]),

@@ -58,14 +58,11 @@ def _resnet8(report: Report, folder: Path) -> None:
 
 
 def _mobilenet(report: Report, folder: Path, count: int, rounds: int) -> None:
-    import keras
-
     import kacc
 
     say("MobileNet 0.75 at 224 x 224: float32 and int8 by calibration")
-    model = keras.applications.MobileNet(alpha=0.75, weights=None)
-    model.load_weights(DATA / "models/mobilenet_v1_0.75_224_imagenet.weights.h5")
-    calibration, x = _flowers(CALIBRATION, count)
+    model = mobilenet()
+    calibration, x = flowers(CALIBRATION, count)
     whole = kacc.convert(model, folder / "whole.tflite", "tflite-float32")
     small = kacc.convert(model, folder / "small.tflite", "tflite-int8", calibration)
     wanted = model.predict(x, batch_size=25, verbose=0).argmax(-1)
@@ -98,7 +95,16 @@ def _mobilenet(report: Report, folder: Path, count: int, rounds: int) -> None:
     say(f"int8 / float32 latency: {times.ratio(small.target, whole.target)[1]:.3f}")
 
 
-def _flowers(*counts: int) -> list[np.ndarray]:
+def mobilenet() -> Any:
+    """MobileNet 0.75 for images of `SIZE`, with ImageNet weights."""
+    import keras
+
+    model = keras.applications.MobileNet(alpha=0.75, weights=None)
+    model.load_weights(DATA / "models/mobilenet_v1_0.75_224_imagenet.weights.h5")
+    return model
+
+
+def flowers(*counts: int) -> list[np.ndarray]:
     """Disjoint sets of flower images of all classes, as MobileNet takes them."""
     from PIL import Image
 

@@ -150,3 +150,21 @@ def test_operators_inside_a_call_that_need_a_home_are_reported():
     x = np.random.default_rng(0).normal(size=(8, *SHAPE)).astype("float32")
     calibrate(model, [x])
     assert np.isfinite(model(x, training=False)).all()
+
+
+@pytest.mark.parametrize("rival", [layers.ReLU, layers.PReLU])
+def test_a_prelu_beside_another_relu_is_reported(rival):
+    """The converter makes one relu of both, and no longer sees a PRELU."""
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(2, 3, name="conv")(image)
+    outputs = [layers.PReLU(name="prelu")(x), rival(name="rival")(x)]
+    with pytest.warns(UserWarning, match=r"prelu \(another relu reads the same tensor"):
+        kacc.quantize(keras.Model(image, outputs))
+
+
+def test_a_prelu_beside_other_readers_is_not():
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(2, 3, name="conv")(image)
+    outputs = [layers.PReLU(name="prelu")(x), layers.ReLU(6.0)(x), layers.Flatten()(x)]
+    model = kacc.quantize(keras.Model(image, outputs))
+    assert quantize_of(model.get_layer("prelu")) is not None
