@@ -1,6 +1,6 @@
 """A change of scale in one operator: the converter writes a DEQUANTIZE and a QUANTIZE.
 
-LiteRT's QUANTIZE reads int8 as well as floats.
+LiteRT's QUANTIZE reads int8 as well as floats, and a SHAPE reads anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _INT8_VERSION = 2  # the first version of QUANTIZE that reads int8
 
 
 def with_direct_requantization(data: bytes) -> bytes:
-    """A copy of a file in which each QUANTIZE of a DEQUANTIZE reads the integers.
+    """A copy of a file in which what can read the integers of a DEQUANTIZE does.
 
     Args:
         data: a TFLite file.
@@ -37,11 +37,11 @@ def with_direct_requantization(data: bytes) -> bytes:
 
 
 def _read_integers(graph: Any, kinds: list[int]) -> bool:
-    """Whether a QUANTIZE of one subgraph was changed."""
+    """Whether a QUANTIZE or SHAPE of one subgraph was changed."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 
-    def is_kind(operator: Any, kind: int) -> bool:
-        return kinds[operator.opcodeIndex] == kind
+    def is_kind(operator: Any, *wanted: int) -> bool:
+        return kinds[operator.opcodeIndex] in wanted
 
     integers = {
         int(op.outputs[0]): int(op.inputs[0])
@@ -51,7 +51,7 @@ def _read_integers(graph: Any, kinds: list[int]) -> bool:
     }
     changed = False
     for operator in graph.operators:
-        if is_kind(operator, BuiltinOperator.QUANTIZE):
+        if is_kind(operator, BuiltinOperator.QUANTIZE, BuiltinOperator.SHAPE):
             source = integers.get(int(operator.inputs[0]))
             if source is not None:
                 operator.inputs, changed = [source], True

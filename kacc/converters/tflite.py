@@ -21,6 +21,7 @@ from kacc.converters.requantize import with_direct_requantization
 from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import Runtime, from_grid, to_grid
 from kacc.converters.samples import Samples
+from kacc.converters.shapes import with_operands_of_shapes
 from kacc.converters.trace import FrozenGraph
 from kacc.converters.widen import with_wide_activations
 from kacc.core.errors import ConversionError, KaccError, UsageError
@@ -180,6 +181,7 @@ def _by_tflite(request: Request) -> bytes:
 
 def _integer(request: Request, calibration: Samples | None) -> bytes:
     data = _convert(request.graph, _integer_options(request, calibration))
+    data = with_operands_of_shapes(data)
     data = without_barriers(with_direct_requantization(data))
     return with_explicit_weights(data, request.kernels, wide=request.wide)
 

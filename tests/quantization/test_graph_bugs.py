@@ -65,6 +65,17 @@ def input_behind_identities(image):
     return [drop(image), layers.Conv2D(2, 1)(drop(image))]
 
 
+def transposed_convolution_of_an_output(image):
+    """It reads the shape of a tensor of which the converter takes the floats."""
+    x = layers.Conv2D(3, 1)(image)
+    return [x, layers.Conv2DTranspose(2, 3, strides=2)(x)]
+
+
+def transposed_convolution_of_a_sequence(image):
+    x = layers.Conv1D(3, 1)(layers.Reshape((-1, 3))(image))
+    return [x, layers.Conv1DTranspose(2, 3)(x)]
+
+
 GRAPHS = [
     clip_beside_another_reader,
     clip_alone,
@@ -72,6 +83,8 @@ GRAPHS = [
     clip_after_what_moves_values,
     activation_that_is_none,
     input_behind_identities,
+    transposed_convolution_of_an_output,
+    transposed_convolution_of_a_sequence,
 ]
 
 
@@ -79,6 +92,15 @@ GRAPHS = [
 def test_graphs_equal_their_file(build, tmp_path):
     image = keras.Input(SHAPE)
     assert_equals_file(*quantized(build(image), image), tmp_path)
+
+
+def test_shapes_of_outputs_are_read_from_integers(tmp_path):
+    """No float operator is left in a file whose inputs and outputs are float."""
+    image = keras.Input(SHAPE)
+    model, x = quantized(transposed_convolution_of_an_output(image), image)
+    path = tmp_path / "model.tflite"
+    artifact = kacc.convert(model, path, "tflite-int8", io="float32")
+    assert kacc.parity(model, artifact, x).equal == 1
 
 
 @pytest.mark.parametrize(
