@@ -8,6 +8,7 @@ file by its content and replaced, the biases with it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,32 +67,72 @@ class _Writer:
         self.kernels = kernels
         self.wide = wide
         self.names = {v: k for k, v in vars(schema.BuiltinOperator).items()}
-        self.written: set[str] = set()
+        self.written: dict[str, ExplicitKernel] = {}
+        # (subgraph, constant) -> path of a kernel -> the constant with its values.
+        self.copies: dict[tuple[int, int], dict[str, int]] = {}
 
     def rewrite(self, graph: Any) -> None:
         """Replaces the weights and biases of one subgraph."""
-        done: dict[int, ExplicitKernel] = {}
+        fitting: dict[int, list[ExplicitKernel]] = {}
         for operator in graph.operators:
             code = self.model.operatorCodes[operator.opcodeIndex]
             name = self.names[max(code.builtinCode, code.deprecatedBuiltinCode)]
             if name not in _OPERATORS:
                 continue
             index = int(operator.inputs[1])
-            kernel = done.get(index) or self._recognized(graph.tensors[index])
+            if index not in fitting:
+                fitting[index] = self._fitting(graph.tensors[index])
+            kernel = self._chosen(fitting[index], graph, operator)
             if kernel is None:
                 continue
-            if index not in done:
-                self._write_weights(graph.tensors[index], kernel)
-                done[index] = kernel
+            tensor = self._own(graph, operator, 1, kernel)
+            self._write_weights(tensor, kernel)
             if kernel.bits == 4:
                 code.version = max(code.version, _VERSIONS[name])
             read, *biases = _data_and_bias(name, operator)
-            for bias in biases:
-                self._write_bias(graph.tensors[bias], kernel, graph.tensors[read])
+            for position in biases:
+                bias = self._own(graph, operator, position, kernel)
+                data = graph.tensors[int(operator.inputs[read])]
+                self._write_bias(bias, kernel, data)
+
+    def _own(
+        self, graph: Any, operator: Any, position: int, kernel: ExplicitKernel
+    ) -> Any:
+        """The constant that an operator reads, for this kernel and no other.
+
+        The converter makes one of equal constants, which may be no longer equal.
+        """
+        index = int(operator.inputs[position])
+        copies = self.copies.setdefault((id(graph), index), {kernel.path: index})
+        if kernel.path not in copies:
+            copies[kernel.path] = len(graph.tensors)
+            graph.tensors.append(copy.deepcopy(graph.tensors[index]))
+        inputs = [int(i) for i in operator.inputs]
+        inputs[position] = copies[kernel.path]
+        operator.inputs = inputs
+        return graph.tensors[copies[kernel.path]]
+
+    def _chosen(
+        self, fitting: list[ExplicitKernel], graph: Any, operator: Any
+    ) -> ExplicitKernel | None:
+        """The kernel of an operator, of those that fit its weights.
+
+        Of layers with equal weights it is the one that the output is named after.
+        """
+        output = graph.tensors[int(operator.outputs[0])].name.decode()
+        named = [k for k in fitting if _layer(k) in output]
+        fresh = [k for k in fitting if k.path not in self.written]
+        return next(iter(named or fresh or fitting), None)
 
     def check(self) -> None:
         """Raises unless every kernel was found."""
-        missing = [k.path for k in self.kernels if k.path not in self.written]
+        missing = [
+            k.path
+            for k in self.kernels
+            if k.path not in self.written
+            # The converter makes one operator of those that compute the same.
+            and not any(_equal(k, other) for other in self.written.values())
+        ]
         if missing:
             raise ConversionError(
                 "Every layer with trained steps must have its weights in the file",
@@ -99,21 +140,18 @@ class _Writer:
                 fix="Give these layers a rule with skip=True, or report this as a bug",
             )
 
-    def _recognized(self, tensor: Any) -> ExplicitKernel | None:
-        """The kernel whose real values the converter rounded to these integers."""
+    def _fitting(self, tensor: Any) -> list[ExplicitKernel]:
+        """The kernels whose real values the converter rounded to these integers."""
         if tensor.type != self.schema.TensorType.INT8 or tensor.quantization is None:
-            return None
+            return []
         content = self.model.buffers[tensor.buffer].data
         scale = np.asarray(tensor.quantization.scale, np.float64)[:, None]
         if content is None or not scale.size:
-            return None
+            return []
         integers = np.frombuffer(bytes(content), np.int8).reshape(tensor.shape)
         axis = tensor.quantization.quantizedDimension
         rows = np.moveaxis(integers, axis, 0).reshape(integers.shape[axis], -1)
-        fitting = [k for k in self.kernels if _fits(k, rows, scale)]
-        # Layers with equal weights have equal integers; each gets its own bias.
-        fresh = [k for k in fitting if k.path not in self.written]
-        return next(iter(fresh or fitting), None)
+        return [k for k in self.kernels if _fits(k, rows, scale)]
 
     def _write_weights(self, tensor: Any, kernel: ExplicitKernel) -> None:
         axis = tensor.quantization.quantizedDimension
@@ -126,9 +164,10 @@ class _Writer:
             tensor.type = self.schema.TensorType.INT4
             content = packed_nibbles(integers)
         else:
+            tensor.type = self.schema.TensorType.INT8
             content = integers.astype(np.int8).view(np.uint8)
         self._set_content(tensor, content)
-        self.written.add(kernel.path)
+        self.written[kernel.path] = kernel
 
     def _write_bias(self, tensor: Any, kernel: ExplicitKernel, data: Any) -> None:
         step = np.float64(data.quantization.scale[0]) * kernel.scale
@@ -154,11 +193,28 @@ class _Writer:
 
 
 def _data_and_bias(name: str, operator: Any) -> list[int]:
-    """The tensors that an operator reads beside its weights: data, maybe a bias."""
-    inputs = [int(i) for i in operator.inputs]
-    if name == "TRANSPOSE_CONV":
-        return [i for i in inputs[2:] if i >= 0]  # the first one is a shape
-    return [inputs[0], *(i for i in inputs[2:] if i >= 0)]
+    """Where an operator reads what is not weights: data, maybe a bias."""
+    first = 2 if name == "TRANSPOSE_CONV" else 0  # which begins with a shape
+    rest = range(max(first, 1) + 1, len(operator.inputs))
+    return [first, *(i for i in rest if int(operator.inputs[i]) >= 0)]
+
+
+def _layer(kernel: ExplicitKernel) -> str:
+    return kernel.path.rpartition(":")[0]
+
+
+def _equal(one: ExplicitKernel, other: ExplicitKernel) -> bool:
+    """Whether both make the same of the same input."""
+    if one.bias is None or other.bias is None:
+        same_bias = one.bias is other.bias
+    else:
+        same_bias = np.array_equal(one.bias, other.bias)
+    return (
+        same_bias
+        and one.bits == other.bits
+        and np.array_equal(one.integers, other.integers)
+        and np.array_equal(one.scale, other.scale)
+    )
 
 
 def _fits(kernel: ExplicitKernel, rows: np.ndarray, scale: np.ndarray) -> bool:
