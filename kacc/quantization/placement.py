@@ -121,9 +121,7 @@ class _Placer:
 
     def _rivals(self) -> dict[Call, str]:
         """The calls that a relu beside them keeps the converter from knowing."""
-        reason = (
-            "another relu reads the same tensor, and the converter makes one of them"
-        )
+        reason = "another relu reads the same tensor; the converter makes one of both"
         readers: dict[Tensor, list[tuple[Call, bool]]] = {}
         for call in self.graph.calls:
             spec = registry.find(call.operation)
