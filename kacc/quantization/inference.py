@@ -6,7 +6,7 @@ their integers, fake quantization with constant ranges wherever the file has a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from keras import tree
 
 from kacc.core import attach, registry
 from kacc.core.graph import Call, Graph, Tensor, fill, trace
+from kacc.core.registry import Output
 from kacc.quantization import functional
 from kacc.quantization.model import placement_of, skipped_by_rules
 from kacc.quantization.placement import Placement
@@ -155,6 +156,40 @@ class Program:
             for call in self.graph.calls
         }
         self.weights = {call: self._weights(call) for call in self.graph.calls}
+        self.kept = self._kept_ranges()
+
+    def _kept_ranges(self) -> dict[Tensor, _Range]:
+        """Ranges that the converter must be told again of tensors that were moved.
+
+        If one of several readers joins grids, as a concatenation does, the converter
+        changes the scale of a tensor without a range of its own for all of them.
+        """
+        consumers = self.graph.consumers()
+        ranges: dict[Tensor, _Range] = dict(self.entering)
+        kept = {}
+        for call in self.graph.calls:
+            spec, (output, *others) = registry.find(call.operation), call.outputs
+            own = self.steps[call].ranges.get("output")
+            if own is not None:
+                ranges[output] = own
+            elif spec is None or others or spec.output is Output.RANGE:
+                continue
+            elif call.inputs[0] in ranges:
+                ranges[output] = ranges[call.inputs[0]]
+                found = self._readers(output, consumers)
+                uses = len(found) + (output in self.graph.outputs)
+                if uses > 1 and any(map(_joins_grids, found)):
+                    kept[output] = ranges[output]
+        return kept
+
+    def _readers(self, tensor: Tensor, consumers: Mapping[Tensor, Any]) -> list[Call]:
+        """All that reads a tensor, through layers that are gone at inference."""
+        found: list[Call] = []
+        for reader, _ in consumers.get(tensor, []):
+            spec = registry.find(reader.operation)
+            gone = spec is not None and spec.output is Output.IDENTITY
+            found += self._readers(reader.outputs[0], consumers) if gone else [reader]
+        return found
 
     def run(self, inputs: list[Any]) -> Any:
         """The outputs in the model's structure, by the flat list of inputs."""
@@ -208,7 +243,11 @@ class Program:
         if call.path in self.apart:
             tensors = zip(call.outputs, flat, strict=True)
             flat = [self._apart(v) if t in self.entering else v for t, v in tensors]
-        return [self.enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
+        entered = [self.enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
+        return [
+            self.kept[tensor](value) if tensor in self.kept else value
+            for tensor, value in zip(call.outputs, entered, strict=True)
+        ]
 
     def _on_grid(self, tensor: Tensor) -> bool:
         """Whether a layer that a rule leaves in float reads integers there."""
@@ -231,7 +270,7 @@ class Program:
         spec = registry.find(operation)
         skipped = call.path in self.placement.skipped
         if spec is not None and not skipped:
-            if spec.output is registry.Output.IDENTITY:
+            if spec.output is Output.IDENTITY:
                 return tree.flatten((args, kwargs))[0]
             if transform is not None or not call.lasting:
                 return self._quantized_call(call, spec, args, kwargs)
@@ -285,6 +324,11 @@ class _ConstantSteps:
     def rectifies(self, name: str) -> bool:
         """Never: the converter is shown every relu."""
         return False
+
+
+def _joins_grids(call: Call) -> bool:
+    spec = registry.find(call.operation)
+    return spec is not None and spec.joins_grids
 
 
 def _has_output(transform: Quantize) -> bool:

@@ -76,6 +76,23 @@ def transposed_convolution_of_a_sequence(image):
     return [x, layers.Conv1DTranspose(2, 3)(x)]
 
 
+def pooled_for_a_concatenation_and_others(image):
+    """The converter must not change the scale of the pooling for all its readers."""
+    x = layers.Conv2D(4, 3, activation="relu")(image)
+    x = layers.MaxPooling2D(2)(x)
+    y = layers.Conv2D(4, 3, padding="same")(layers.Dropout(0.1)(x))
+    x = layers.Concatenate()([layers.Dropout(0.1)(x), y])
+    x = layers.AveragePooling2D(2)(layers.ZeroPadding2D(1)(x))
+    y = layers.Conv2D(8, 1)(x)
+    return layers.Maximum()([x, y])
+
+
+def pooled_for_a_concatenation_and_as_an_output(image):
+    x = layers.Conv2D(4, 3, activation="relu")(image)
+    pooled = layers.MaxPooling2D(2)(x)
+    return [pooled, layers.Concatenate()([pooled, layers.Conv2D(2, 2, strides=2)(x)])]
+
+
 GRAPHS = [
     clip_beside_another_reader,
     clip_alone,
@@ -85,6 +102,8 @@ GRAPHS = [
     input_behind_identities,
     transposed_convolution_of_an_output,
     transposed_convolution_of_a_sequence,
+    pooled_for_a_concatenation_and_others,
+    pooled_for_a_concatenation_and_as_an_output,
 ]
 
 
