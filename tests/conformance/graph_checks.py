@@ -28,6 +28,13 @@ from tests.conformance.random_graphs import SAMPLES, Branch, Grown, grow
 
 KERNELS = ("xnnpack", "builtin", "reference")
 
+# How a pack is quantized: the arguments of `quantize`, and the target.
+RECIPES: dict[str, tuple[dict[str, Any], str]] = {
+    "int8": ({"scheme": "int8"}, "tflite-int8"),
+    "int8-learned": ({"scheme": "int8", "learned_steps": True}, "tflite-int8"),
+    "w4a8": ({"scheme": "w4a8"}, "tflite-w4a8"),
+}
+
 # Why a graph may have no integer file: what kacc says when it leaves a layer in float.
 EXCLUDED = ("an operator inside a `call` cannot hold its ranges, a layer can",)
 
@@ -94,14 +101,18 @@ def _exclusion(graph: Grown) -> str | None:
     return found[0] if found else None
 
 
-def check(branches: Sequence[Branch], kernels: Sequence[str] = KERNELS) -> list[Any]:
-    """Every failure of the branches' graphs; the first one is the simplest to read."""
+def check(
+    branches: Sequence[Branch],
+    kernels: Sequence[str] = KERNELS,
+    recipe: str = "int8",
+) -> list[Failure]:
+    """Every failure of the branches' graphs."""
     packed = pack(branches)
     try:
-        return _compared(packed, kernels)
+        return _compared(packed, kernels, recipe)
     except Exception as error:
         if len(packed.graphs) > 1:
-            return _each_alone(branches, packed, kernels)
+            return _each_alone(branches, packed, kernels, recipe)
         what = f"{type(error).__name__}: {error}"
         if not isinstance(error, kacc.KaccError):
             what += "\n" + traceback.format_exc()
@@ -110,21 +121,22 @@ def check(branches: Sequence[Branch], kernels: Sequence[str] = KERNELS) -> list[
 
 
 def _each_alone(
-    branches: Sequence[Branch], packed: Pack, kernels: Sequence[str]
+    branches: Sequence[Branch], packed: Pack, kernels: Sequence[str], recipe: str
 ) -> list[Failure]:
     found = []
     for number in packed.graphs:
-        found += check([branches[number]], kernels)
+        found += check([branches[number]], kernels, recipe)
     if not found:
         what = "fails only together with others:\n" + traceback.format_exc()
         found = [Failure(n, g, "none", what) for n, g in packed.graphs.items()]
     return found
 
 
-def _compared(packed: Pack, kernels: Sequence[str]) -> list[Failure]:
+def _compared(packed: Pack, kernels: Sequence[str], recipe: str) -> list[Failure]:
+    options, target = RECIPES[recipe]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        kacc.quantize(packed.model)
+        kacc.quantize(packed.model, **options)
     said = [str(w.message) for w in caught if "in float" in str(w.message)]
     if said:
         raise AssertionError(said[0])
@@ -133,7 +145,7 @@ def _compared(packed: Pack, kernels: Sequence[str]) -> list[Failure]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
-        artifact = kacc.convert(packed.model, path, "tflite-int8")
+        artifact = kacc.convert(packed.model, path, target)
         for name in kernels:
             found += _differences(packed, artifact, data, name)
     return found

@@ -88,7 +88,7 @@ def kinds() -> tuple[Kind, ...]:
         spec, name = row.spec, row.spec.type.__name__
         if spec.reads_indices:
             continue
-        common = bool(spec.weights) or spec.is_batch_norm
+        common = bool(spec.weights) or spec.affine is not None
         if issubclass(spec.type, keras.Layer):
             found += [_of_layer(name, example, common) for example in spec.examples]
             continue
@@ -219,7 +219,7 @@ class _Grower:
             if layer is not None and not again:
                 self._fill_weights(layer)
             values = np.asarray(function(*[source.values for source in sources]))
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+        except (ValueError, TypeError, tf.errors.OpError):
             return None
         if values.shape[1:] != symbol.shape[1:] or values.shape[0] != SAMPLES:
             return None

@@ -272,9 +272,8 @@ class TestCalibration:
         conv, head = (quantize_of(model.get_layer(n)) for n in ("conv", "head"))
         before = head.ends("output")
         seen = [conv.ends(name) for name in conv.ranges]
-        (unseen,) = (
-            v for v in model.get_layer("head").variables if v.name == "output_range"
-        )
+        own = model.get_layer("head").variables
+        (unseen,) = (v for v in own if v.name == "output_range")
         unseen.assign([0.0, 0.0])  # as it was made
         assert unseen_ranges(model) == ["head:output"]
         calibrate(model, [5 * X])
