@@ -124,7 +124,10 @@ def _row(
 
 
 def _cifar(count: int) -> np.ndarray:
-    return loaders().cifar10("val")[0][:count].astype("float32")
+    """Training images to calibrate, then validation images."""
+    first = loaders().cifar10("train", shards=1)[0][:CALIBRATION]
+    rest = loaders().cifar10("val")[0][: count - CALIBRATION]
+    return np.concatenate([first, rest]).astype("float32")
 
 
 def _flower_images(count: int) -> np.ndarray:
