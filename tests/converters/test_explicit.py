@@ -12,48 +12,92 @@ from kacc.quantization.transform import quantize_of
 FOUR_BITS = [kacc.Rule(".*", bits=4)]
 SCHEMES = [("int8", []), ("w4a8", FOUR_BITS)]
 
-
-def twins(layer, ends):
-    """Two layers of the same weights, on one input or on two; one is called again."""
-    image = keras.Input((6, 6, 3))
-    x = layers.Conv2D(3, 1, name="before")(image)
-    first, second = layer("first"), layer("second")
-    other = x if ends == "one input" else layers.ReLU()(x)
-    outputs = [first(x), second(other)]
-    if ends == "called again":
-        outputs.append(first(layers.ReLU(6.0)(x)))
-    model = keras.Model(image, outputs)
-    second.set_weights(first.get_weights())
-    return model
-
-
 LAYERS = {
     "conv": lambda name: layers.Conv2D(4, 3, name=name),
-    "depthwise": lambda name: layers.DepthwiseConv2D(3, name=name),
     "dense": lambda name: layers.Dense(4, name=name),
 }
 
 
-@pytest.mark.parametrize(("scheme", "rules"), SCHEMES, ids=["int8", "w4a8"])
-@pytest.mark.parametrize("ends", ["one input", "two inputs", "called again"])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_layers_with_equal_weights(kind, ends, scheme, rules, tmp_path):
+def one_input(first, second, x):
+    return [first(x), second(x)]
+
+
+def two_inputs(first, second, x):
+    return [first(x), second(layers.ReLU()(x))]
+
+
+def called_again_at_the_end(first, second, x):
+    return [first(x), second(layers.ReLU()(x)), first(layers.ReLU(6.0)(x))]
+
+
+def called_again_before_the_other(first, second, x):
+    return [first(x), first(layers.ReLU(6.0)(x)), second(layers.ReLU()(x))]
+
+
+def twins(kind, calls):
+    """Two layers of the same weights."""
     keras.utils.set_random_seed(0)
-    model = twins(LAYERS[kind], ends)
-    x = np.random.default_rng(1).normal(size=(32, 6, 6, 3)).astype("float32")
-    model.get_layer("second").bias.assign_add([0.5, *([0.1] * 3)][: _width(kind)])
-    kacc.quantize(model, scheme, rules, learned_steps=True)
-    calibrate(model, [x])
-    # As after training: from here on the steps of both are different ones.
-    _widen_steps(model.get_layer("second"))
-    artifact = kacc.convert(model, tmp_path / "m.tflite", f"tflite-{scheme}")
+    image = keras.Input((6, 6, 3))
+    x = layers.Conv2D(3, 1, name="before")(image)
+    first, second = (LAYERS[kind](name) for name in ("first", "second"))
+    model = keras.Model(image, calls(first, second, x))
+    second.set_weights(first.get_weights())
+    return model
+
+
+def assert_equals_file(model, scheme, x, path):
+    artifact = kacc.convert(model, path / "m.tflite", f"tflite-{scheme}")
     assert kacc.parity(model, artifact, 1.3 * x).equal == 1
 
 
-def _width(kind):
-    return 3 if kind == "depthwise" else 4
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).normal(size=(32, 6, 6, 3)).astype("float32")
 
 
-def _widen_steps(layer):
-    gain = quantize_of(layer)._variables["kernel_gain"]
-    gain.assign(np.full(gain.shape, 0.05, "float32"))
+@pytest.mark.parametrize(("scheme", "rules"), SCHEMES, ids=["int8", "w4a8"])
+@pytest.mark.parametrize(
+    "calls",
+    [
+        one_input,
+        two_inputs,
+        called_again_at_the_end,
+        called_again_before_the_other,
+    ],
+    ids=lambda calls: calls.__name__,
+)
+@pytest.mark.parametrize("steps", ["equal", "different"])
+@pytest.mark.parametrize("kind", ["conv", "dense"])
+def test_each_keeps_its_own_bias_and_steps(
+    kind, steps, calls, scheme, rules, images, tmp_path
+):
+    model = twins(kind, calls)
+    second = model.get_layer("second")
+    second.bias.assign_add(np.linspace(0.1, 0.5, second.bias.shape[0]))
+    kacc.quantize(model, scheme, rules, learned_steps=True)
+    calibrate(model, [images])
+    if steps == "different":  # as after training
+        gain = quantize_of(second)._variables["kernel_gain"]
+        gain.assign(np.full(gain.shape, 0.05, "float32"))
+    assert_equals_file(model, scheme, images, tmp_path)
+
+
+@pytest.mark.parametrize(("scheme", "rules"), SCHEMES, ids=["int8", "w4a8"])
+def test_layers_that_the_converter_makes_one_of(scheme, rules, images, tmp_path):
+    """They compute the same of the same input, so that one stands for both."""
+    model = twins("conv", one_input)
+    kacc.quantize(model, scheme, rules, learned_steps=True)
+    calibrate(model, [images])
+    assert_equals_file(model, scheme, images, tmp_path)
+
+
+def test_equal_weights_of_different_widths(images, tmp_path):
+    """Of a kernel of ones the converter makes one constant for 4 and 8 bits."""
+    model = twins("conv", two_inputs)
+    for name in ("first", "second"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(np.ones(kernel.shape))
+    rules = [kacc.Rule("first|before", bits=8), kacc.Rule("second", bits=4)]
+    kacc.quantize(model, "w4a8", rules, learned_steps=True)
+    calibrate(model, [images])
+    assert_equals_file(model, "w4a8", images, tmp_path)
