@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import kacc
+from kacc.core.errors import ConversionError
 from kacc.quantization import calibrate
 from kacc.quantization.transform import quantize_of
 
@@ -45,6 +46,12 @@ def twins(kind, calls):
     return model
 
 
+def with_another_bias(model):
+    second = model.get_layer("second")
+    second.bias.assign_add(np.linspace(0.1, 0.5, second.bias.shape[0]))
+    return second
+
+
 def assert_equals_file(model, scheme, x, path):
     artifact = kacc.convert(model, path / "m.tflite", f"tflite-{scheme}")
     assert kacc.parity(model, artifact, 1.3 * x).equal == 1
@@ -67,19 +74,32 @@ def images():
     ids=lambda calls: calls.__name__,
 )
 @pytest.mark.parametrize("steps", ["equal", "different"])
-@pytest.mark.parametrize("kind", ["conv", "dense"])
+@pytest.mark.parametrize("kind", LAYERS)
 def test_each_keeps_its_own_bias_and_steps(
     kind, steps, calls, scheme, rules, images, tmp_path
 ):
     model = twins(kind, calls)
-    second = model.get_layer("second")
-    second.bias.assign_add(np.linspace(0.1, 0.5, second.bias.shape[0]))
+    second = with_another_bias(model)
     kacc.quantize(model, scheme, rules, learned_steps=True)
     calibrate(model, [images])
     if steps == "different":  # as after training
         gain = quantize_of(second)._variables["kernel_gain"]
         gain.assign(np.full(gain.shape, 0.05, "float32"))
+    elif calls is one_input:  # of the products the converter makes one
+        with pytest.raises(ConversionError, match="second"):
+            kacc.convert(model, tmp_path / "m.tflite", f"tflite-{scheme}")
+        return
     assert_equals_file(model, scheme, images, tmp_path)
+
+
+def test_one_product_with_two_biases_is_refused(images, tmp_path):
+    """The converter adds the biases of both behind it, in float."""
+    model = twins("conv", one_input)
+    with_another_bias(model)
+    kacc.quantize(model)
+    calibrate(model, [images])
+    with pytest.raises(ConversionError, match="in float: CONV_2D from first"):
+        kacc.convert(model, tmp_path / "m.tflite", "tflite-int8")
 
 
 @pytest.mark.parametrize(("scheme", "rules"), SCHEMES, ids=["int8", "w4a8"])

@@ -68,8 +68,7 @@ def sigmoid(values: Any, scale: Any) -> Any:
     """
     fine = _fine(values, scale)
     size = tf.abs(fine)
-    inside = _between_nodes(size, 512.0)
-    inside = tf.where(size >= 255 * 512, f64(32767 * 1024), inside)
+    inside = _between_nodes(size, 512.0, 32767 * 1024)
     upper = tf.floor((inside + 512.0) / 1024.0)
     lower = tf.floor((2.0**25 - inside + 511.0) / 1024.0)
     return tf.where(fine >= 0, upper, lower)
@@ -84,8 +83,7 @@ def tanh(values: Any, scale: Any) -> Any:
     """
     fine = _fine(values, scale)
     size = tf.abs(fine)
-    inside = _between_nodes(size, 256.0)
-    inside = tf.where(size >= 255 * 256, f64(65535 * 256), inside)
+    inside = _between_nodes(size, 256.0, 65535 * 256)
     upper = tf.floor((inside - 2.0**23 + 128.0) / 256.0)
     lower = tf.floor((2.0**23 - inside + 127.0) / 256.0)
     return tf.where(fine >= 0, upper, lower)
@@ -106,12 +104,16 @@ def _power(exponent: Any) -> Any:
     return tf.pow(f64(2.0), exponent)
 
 
-def _between_nodes(size: Any, spacing: float) -> Any:
-    """A line between two nodes of the sigmoid's table, times the spacing."""
+def _between_nodes(size: Any, spacing: float, end: int) -> Any:
+    """A line between two nodes of the sigmoid's table, times the spacing.
+
+    From the last node on it is `end`.
+    """
     node = tf.minimum(tf.floor(size / spacing), 254.0)
     base = tf.gather(_SIGMOID, tf.cast(node, tf.int32))
     after = tf.gather(_SIGMOID, tf.cast(node, tf.int32) + 1)
-    return base * spacing + (size - node * spacing) * (after - base)
+    line = base * spacing + (size - node * spacing) * (after - base)
+    return tf.where(size >= 255 * spacing, f64(end), line)
 
 
 def _sigmoid_nodes() -> np.ndarray:
