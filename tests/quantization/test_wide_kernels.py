@@ -10,6 +10,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kacc
 from kacc.core.registry import Weight
 from kacc.quantization.integer import Grid, Quantized, symmetric_grid
 from kacc.quantization.kernels import (
@@ -94,3 +95,21 @@ def test_each_set_has_its_wide_kernels(name):
     known = {"reference": WideReference, "micro": WideMicro}
     assert type(kernels_of_width(KERNELS[name], 16)) is known.get(name, Wide)
     assert kernels_of_width(KERNELS[name], 8) is KERNELS[name]
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+def test_the_ends_of_the_table_are_those_of_the_file(activation, tmp_path):
+    """Beyond the last node, x = 255/24 or half of that, the kernels are constant."""
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Dense(64, kernel_initializer="identity", name="same"),
+            keras.layers.Activation(activation, name="end"),
+        ]
+    )
+    x = np.linspace(-13, 13, 64 * 256, dtype="float32").reshape(256, 64)
+    kacc.quantize(model, "int16x8")
+    kacc.quantization.calibrate(model, [x])
+    artifact = kacc.convert(model, tmp_path / "m.tflite", "tflite-int16x8")
+    for kernels in ("xnnpack", "builtin", "reference"):
+        assert kacc.parity(model, artifact, x, kernels).equal == 1

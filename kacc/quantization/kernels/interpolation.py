@@ -124,7 +124,9 @@ def _sigmoid_nodes() -> np.ndarray:
 
     nodes = np.arange(256.0)
     missed = exact(nodes + 0.5) - (exact(nodes) + exact(nodes + 1)) / 2
-    return np.minimum(np.floor(exact(nodes) + missed / 2 + 0.5), 65535.0)
+    table = np.minimum(np.floor(exact(nodes) + missed / 2 + 0.5), 65535.0)
+    table[-1] = 65535.0  # where the line meets the constant end
+    return table
 
 
 _SIGMOID = _sigmoid_nodes()
