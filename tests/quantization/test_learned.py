@@ -2,6 +2,7 @@
 
 import hypothesis
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
@@ -41,15 +42,36 @@ def test_the_gradients_of_weights_are_those_of_lsq(seed, bits):
 @hypothesis.settings(max_examples=20)
 def test_the_gradients_of_the_ends_of_a_range_move_its_step(seed):
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=200).astype("float32")
+    x = rng.normal(size=(8, 25)).astype("float32")  # so few examples all count
     low, high = np.float32(-51 / 100), np.float32(204 / 100)  # a step of 1/100
     dx, dlow, dhigh = gradient(learned.quantize_to_ends, x, low, high)
-    upstream, step = np.arange(1.0, 201.0), 0.01
+    upstream, step = np.arange(1.0, 201.0).reshape(8, 25), 0.01
     inside = (x >= low) & (x <= high)
     np.testing.assert_allclose(dx, upstream * inside)
     rounding = (upstream * inside * (np.rint(x / step) - x / step)).sum() / 255
     np.testing.assert_allclose(dhigh, upstream[x > high].sum() + rounding, atol=0.2)
     np.testing.assert_allclose(dlow, upstream[x < low].sum() - rounding, atol=0.2)
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 40, 41])
+def test_the_gradient_of_a_range_is_estimated_from_a_part_of_a_large_batch(count):
+    example = np.random.default_rng(0).uniform(-1.0, 1.0, (1, 500)).astype("float32")
+    ends = [tf.Variable(-0.51), tf.Variable(2.04)]
+    with tf.GradientTape() as tape:
+        result = learned.quantize_to_ends(np.repeat(example, count, 0), *ends)
+        total = tf.reduce_sum(result)
+    step, inside = 0.01, example >= -0.51
+    rounding = (inside * (np.rint(example / step) - example / step)).sum() / 255
+    want = [(~inside).sum() - rounding, rounding]
+    got = [g.numpy() / count for g in tape.gradient(total, ends)]
+    np.testing.assert_allclose(got, want, atol=1e-3)
+
+
+def test_the_gradient_of_a_range_for_no_examples_is_zero():
+    high = tf.Variable(2.55)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(learned.quantize_to_ends(tf.zeros([0, 3]), 0.0, high))
+    assert tape.gradient(total, high).numpy() == 0
 
 
 def test_a_gain_moves_by_the_share_of_the_step():
