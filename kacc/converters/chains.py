@@ -110,7 +110,7 @@ class Chains:
             if known in self.nodes:
                 return known
         layer = self.graph.layer_of(name) or self.graph.layer_of(self._scoped(name))
-        return self.last.get(layer) if layer else None
+        return self.ends.get(layer, [None])[-1] if layer else None
 
     def _scoped(self, name: str) -> str:
         """The name below the scope of its layer, where it starts with a layer's path.
@@ -128,16 +128,18 @@ class Chains:
         return {path: scope for scope, path in self.graph.layers.items() if path}
 
     @cached_property
-    def last(self) -> Mapping[str, str]:
-        """Layer -> the last of its operations that something outside it reads."""
+    def ends(self) -> Mapping[str, list[str]]:
+        """Layer -> those of its operations that something outside it reads, in order.
+
+        A shared layer has some for each call.
+        """
         ordered = sorted(self.computed, key=lambda name: self.order[name])
         layers = {name: self.graph.layer_of(name) for name in ordered}
-
         outputs = {name.split(":")[0] for name in self.graph.output_tensors}
-
-        def ends(name: str) -> bool:
+        found: dict[str, list[str]] = {}
+        for name, layer in layers.items():
             readers = self.consumers[name]
-            outside = any(layers.get(reader) != layers[name] for reader in readers)
-            return outside or name in outputs
-
-        return {layer: n for n, layer in layers.items() if layer and ends(n)}
+            outside = any(layers.get(reader) != layer for reader in readers)
+            if layer and (outside or name in outputs):
+                found.setdefault(layer, []).append(name)
+        return found

@@ -200,28 +200,35 @@ def _add_plain(
 def _attached_row(
     tensor: _FileTensor, chains: Chains, captured: _Captured
 ) -> LayerParity | None:
-    """Compares with the first layer behind the name that ends there with a range.
+    """Compares with a layer that ends there, or with an operator inside of one.
 
-    Else the tensor lies inside a layer, and is compared with what its operators make.
+    What has the tensor's own grid comes first: a chain of operations that converters
+    could fuse may go on where this file's operator ends.
     """
     names = chains.of(tensor.name)
-    for name in names:
-        layer = chains.graph.layer_of(name) or ""
-        # Otherwise it is a tensor inside the layer, maybe of the same size.
-        if chains.last.get(layer) in names:
-            outputs = captured.outputs.get(layer, [])
-            row, used = _best(layer, tensor, outputs)
-            outputs[:] = [value for value in outputs if value is not used]
+    ending = [
+        layer
+        for layer in dict.fromkeys(chains.graph.layer_of(name) or "" for name in names)
+        if not set(names).isdisjoint(chains.ends.get(layer, ()))
+    ]
+    around = chains.graph.layer_of(names[0]) if names else None
+    outputs = [(layer, captured.outputs.get(layer, [])) for layer in ending]
+    inner = [(around, captured.inner.get(around, []))] if around else []
+    for table, same_grid in ((outputs, True), (inner, True), (outputs, False)):
+        for layer, values in table:
+            fitting = [v for v in values if not same_grid or _on_grid(v, tensor.info)]
+            row, used = _best(layer, tensor, fitting)
+            values[:] = [value for value in values if value is not used]
             if row is not None:
                 return row
-    around = chains.graph.layer_of(names[0]) if names else None
-    if around is None or tensor.info.scale is None:
-        return None
-    inner = captured.inner.get(around, [])
-    same_grid = [value for value in inner if _integers(value, tensor.info) is not None]
-    row, used = _best(around, tensor, same_grid)
-    inner[:] = [value for value in inner if value is not used]
-    return row
+    return None
+
+
+def _on_grid(value: Any, info: TensorInfo) -> bool:
+    """Whether a value of the simulation has the grid of a tensor of the file."""
+    from kacc.quantization.integer import Quantized
+
+    return isinstance(value, Quantized) and _integers(value, info) is not None
 
 
 def _best(

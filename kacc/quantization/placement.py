@@ -149,12 +149,17 @@ class _Placer:
         has no home.
         """
         spec = registry.find(call.operation)
-        if call.lasting or spec is None or spec.output is not Output.RANGE:
+        if call.lasting or spec is None:
             return None
-        ranges = spec.ranges(call.operation)
         from_grid = all(self.state[x] is not _On.FLOAT for x in call.inputs)
-        simple = set(ranges) == {"output"} and not ranges["output"].fixed
-        if from_grid and simple and self._read_by_layer(call):
+        held = spec.output in (Output.SAME, Output.IDENTITY)
+        if spec.output is Output.ROUNDED:
+            held = from_grid
+        elif spec.output is Output.RANGE:
+            ranges = spec.ranges(call.operation)
+            simple = set(ranges) == {"output"} and not ranges["output"].fixed
+            held = from_grid and simple and self._read_by_layer(call)
+        if held:
             return None
         return "an operator inside a `call` cannot hold its ranges, a layer can"
 
@@ -189,8 +194,9 @@ class _Placer:
             after = registry.find(follower.operation)
             if after is not None and after.affine:
                 self.result.folded[call] = follower
-        elif id(call.operation) in self.joining:
-            del ranges["output"]
+        elif self._joins(call):
+            if id(call.operation) in self.joining:
+                del ranges["output"]
             self._set(call, _On.GRID)
             self.result.joined[call] = self._readers(call)[0]
         else:
@@ -259,8 +265,8 @@ class _Placer:
 
     def _only_consumer(self, call: Call) -> Call | None:
         """The one call that reads the output, if there is just one and no other use."""
-        readers = self._readers(call)
-        return readers[0] if len(readers) == 1 else None
+        readers = set(self._readers(call))  # a call may read it more than once
+        return readers.pop() if len(readers) == 1 else None
 
     def _readers(self, call: Call) -> list[Call]:
         """All that reads the output, through layers that are gone at inference.

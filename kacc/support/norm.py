@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kacc.core import attach
@@ -44,7 +45,14 @@ def _normalize(
     if is_training():
         options = {} if training is None else {"training": training, "mask": mask}
         return attach.own_call(layer, steps, inputs, **options)
-    return ops.cast(scaled_channels(inputs, *_affine(layer)), inputs.dtype)
+    if steps is not None and steps.constant:
+        # Numbers, not operations: the converter would fold these by arithmetic of its
+        # own, and one scale in three would be one rounding away from the simulation's.
+        with tf.init_scope():
+            affine = _affine(layer)
+    else:
+        affine = _affine(layer)
+    return ops.cast(scaled_channels(inputs, *affine), inputs.dtype)
 
 
 def _integer_normalize(layer: Any, file: Any, x: Any, **options: Any) -> Any:

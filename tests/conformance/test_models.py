@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 import kacc
 from kacc.converters.convert import convert
+from kacc.core.fold import batch_norm_affine
 from kacc.quantization import calibrate
 from tests.core import models
 
@@ -50,6 +52,38 @@ def test_models_of_bfloat16_predict_as_their_float32_file(build, tmp_path):
     assert_equal_to_file(model, x, tmp_path)
 
 
+def wide_batch_normalization():
+    image = keras.Input((2, 2, 512))
+    x = keras.layers.BatchNormalization()(image)
+    return keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+
+
+def test_the_numbers_of_a_lone_batch_normalization_are_those_of_its_file(tmp_path):
+    """The converter's own square root is one rounding off in a third of them."""
+    model = wide_batch_normalization()
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        variable.assign(rng.uniform(0.3, 3.0, variable.shape))
+    kacc.quantize(model)
+    calibrate(model, [rng.normal(size=(8, 2, 2, 512)).astype("float32")])
+    artifact = convert(model, tmp_path / "model.tflite", "tflite-int8")
+    [scale] = kernel_scales(artifact, 512)
+    factor, _ = batch_norm_affine(model.layers[1])
+    want = np.abs(np.asarray(factor, np.float64)) / 127
+    np.testing.assert_array_equal(scale, want.astype("float32"))
+
+
+def kernel_scales(artifact, channels):
+    """The scales of the kernels with so many, of one for each channel."""
+    interpreter = Interpreter(str(artifact.path))
+    found = [
+        detail["quantization_parameters"]["scales"]
+        for detail in interpreter.get_tensor_details()
+        if detail["dtype"] == np.int8
+    ]
+    return [scales for scales in found if len(scales) == channels]
+
+
 def test_equality_holds_while_training_goes_on(tmp_path):
     model, x = quantized(models.sequential)
     model.compile("sgd", "mse", run_eagerly=True)
@@ -57,3 +91,47 @@ def test_equality_holds_while_training_goes_on(tmp_path):
     model.fit(x, models.targets_for(model, 64), verbose=0)
     assert not np.array_equal(model.predict(x, verbose=0), before)
     assert_equal_to_file(model, x, tmp_path)
+
+
+def shared_sum_before(join):
+    """A sum that is made twice, once for a layer that makes its inputs' grids one."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        x = keras.layers.DepthwiseConv2D(3)(image)
+        y = keras.layers.DepthwiseConv2D(1)(x)
+        add = keras.layers.Add()
+        outputs = [join()([add([x, y]), x]), add([y, y])]
+        return keras.Model(image, outputs)
+
+    return build
+
+
+@pytest.mark.parametrize("join", ["Concatenate", "Maximum"])
+def test_a_shared_layer_before_a_join_equals_the_file(join, tmp_path):
+    """The file has the join's range where only that reads, the layer's elsewhere."""
+    model, x = quantized(shared_sum_before(getattr(keras.layers, join)))
+    assert_equal_to_file(model, x, tmp_path)
+
+
+def a_mean_joined_with_itself():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(3)(image)
+    mean = keras.layers.Average()
+    y = keras.layers.Minimum()([mean([x, x])] * 2)
+    wider = keras.layers.Add()([x, keras.layers.ReLU()(x)])
+    return keras.Model(image, [y, mean([wider, wider])])
+
+
+def test_a_join_that_reads_a_tensor_twice_equals_the_file(tmp_path):
+    model, x = quantized(a_mean_joined_with_itself)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+def test_the_layer_table_tells_the_calls_of_a_shared_layer_apart(tmp_path):
+    model, x = quantized(a_mean_joined_with_itself)
+    artifact = convert(model, tmp_path / "model.tflite", "tflite-int8")
+    rows = kacc.parity(model, artifact, x).layers
+    means = [row.operator for row in rows if row.layer.startswith("average")]
+    assert sorted(means) == ["ADD", "ADD", "MUL", "MUL"]
+    assert all(row.equal == 1 for row in rows)

@@ -152,6 +152,39 @@ def test_operators_inside_a_call_that_need_a_home_are_reported():
     assert np.isfinite(model(x, training=False)).all()
 
 
+def averaging(before):
+    """A model whose `call` averages by an operator what a function makes."""
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv = layers.Conv2D(4, 1, name="conv")
+            self.head = layers.Conv2D(2, 1, name="head")
+
+        def call(self, x):
+            return self.head(ops.average_pool(before(self, x), 2))
+
+    model = Model()
+    model(np.ones((1, *SHAPE), "float32"))
+    return model
+
+
+@pytest.mark.parametrize(
+    "before",
+    [lambda m, x: x, lambda m, x: m.conv(x) + 1.0],
+    ids=["the input", "a sum"],
+)
+def test_an_average_of_a_float_tensor_inside_a_call_is_reported(before):
+    """The converter averages integers: the range before it would need a home."""
+    with pytest.warns(UserWarning, match=r"average_pool.*cannot hold its ranges"):
+        kacc.quantize(averaging(before))
+
+
+def test_an_average_of_a_quantized_tensor_inside_a_call_is_not(recwarn):
+    kacc.quantize(averaging(lambda model, x: model.conv(x)))
+    assert not [w for w in recwarn if "in float" in str(w.message)]
+
+
 @pytest.mark.parametrize("rival", [layers.ReLU, layers.PReLU])
 def test_a_prelu_beside_another_relu_is_reported(rival):
     """The converter makes one relu of both, and no longer sees a PRELU."""
