@@ -1,8 +1,9 @@
-"""Layers that a rule keeps in float, in a file of integers.
+"""What keeps the converter from working across a tensor, taken out of the file again.
 
 Between quantized tensors the converter makes integers of any operator that it can. So
-the graph that it is given has an operation around these layers of which it cannot: a
-sine, that is taken out of the file again. What is left is a DEQUANTIZE and a QUANTIZE.
+the graph that it is given has an operation around layers that a rule keeps in float of
+which it cannot: a sine. What is left is a DEQUANTIZE and a QUANTIZE; where there is no
+layer between them, and nothing but the same integers, they go too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def without_barriers(data: bytes) -> bytes:
     found = [_bridge(graph) for graph in model.subgraphs]
     if not any(found):
         return data
+    kinds = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
     for index, graph in enumerate(model.subgraphs):
+        _join(graph, kinds)
         drop_unused_tensors(model, index, graph)
     _drop_unused_codes(model)
     return pack(model, len(data))
@@ -50,6 +53,37 @@ def _bridge(graph: Any) -> bool:
         operator.inputs = [sources.get(int(i), int(i)) for i in operator.inputs]
     graph.operators = kept
     return bool(sources)
+
+
+def _join(graph: Any, kinds: list[int]) -> None:
+    """Takes out each QUANTIZE that makes the integers again that there were before."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    dequantize = [
+        op
+        for op in graph.operators
+        if kinds[op.opcodeIndex] == BuiltinOperator.DEQUANTIZE
+    ]
+    integers = {int(op.outputs[0]): int(op.inputs[0]) for op in dequantize}
+    same: dict[int, int] = {}
+    for operator in graph.operators:
+        if kinds[operator.opcodeIndex] == BuiltinOperator.QUANTIZE:
+            source = integers.get(int(operator.inputs[0]))
+            target = int(operator.outputs[0])
+            if source is not None and _grid(graph, source) == _grid(graph, target):
+                same[target] = source
+    kept = [op for op in graph.operators if int(op.outputs[0]) not in same]
+    for operator in kept:
+        operator.inputs = [same.get(int(i), int(i)) for i in operator.inputs]
+    read = {int(i) for op in kept for i in op.inputs} | set(map(int, graph.outputs))
+    unread = {id(op) for op in dequantize if int(op.outputs[0]) not in read}
+    graph.operators = [op for op in kept if id(op) not in unread]
+
+
+def _grid(graph: Any, index: int) -> tuple[Any, ...]:
+    tensor = graph.tensors[index]
+    grid = tensor.quantization
+    return tensor.type, [*grid.scale], [*grid.zeroPoint]
 
 
 def _drop_unused_codes(model: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from kacc.converters import flatbuffer
 from kacc.converters.chatter import logger, to_log
 from kacc.converters.explicit import with_explicit_weights
+from kacc.converters.integer_io import with_integer_io
 from kacc.converters.islands import without_barriers
 from kacc.converters.post_training import BACKEND
 from kacc.converters.requantize import with_direct_requantization
@@ -183,6 +184,8 @@ def _integer(request: Request, calibration: Samples | None) -> bytes:
     data = _convert(request.graph, _integer_options(request, calibration))
     data = with_operands_of_shapes(data)
     data = without_barriers(with_direct_requantization(data))
+    if request.io != "float32":
+        data = with_integer_io(data)
     return with_explicit_weights(data, request.kernels, wide=request.wide)
 
 
@@ -201,9 +204,6 @@ def _integer_options(
             ]
             feeds = functools.partial(_feeds, request.graph, calibration)
             converter.representative_dataset = feeds
-        if request.io != "float32":
-            converter.inference_input_type = tf.int8
-            converter.inference_output_type = tf.int8
 
     return options
 

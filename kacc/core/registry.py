@@ -85,6 +85,7 @@ class LayerSpec:
             the range of its output, since it copies integers.
         sole_relu: whether the converter knows its operator by a relu inside, and only
             where no other relu reads the same tensor: it makes one of equal ones.
+        squares: whether one of its operators multiplies the input by itself.
         reads_indices: whether the input is made of indices, which are not quantized.
         affine: layer -> (factor, offset) of each channel, for a layer that at inference
             is no more than that and folds into a convolution before it.
@@ -113,6 +114,7 @@ class LayerSpec:
     folds_batch_norm: bool = False
     joins_grids: bool = False
     sole_relu: bool = False
+    squares: bool = False
     reads_indices: bool = False
     affine: Callable[[Any], tuple[Any, Any]] | None = None
     ranges: Callable[[Any], Mapping[str, RangeSpec]] = _one_output

@@ -29,8 +29,8 @@ from kacc.quantization.transform import (
 )
 from kacc.quantization.weights import FileWeights, file_weights
 
-# Starts the names of operations that keep the converter from making integers of a layer
-# that a rule leaves in float: it cannot quantize a sine. They are not in the file.
+# Starts the names of operations across which the converter does not work: it cannot
+# quantize a sine. They are not in the file.
 BARRIER = "kacc_float"
 
 
@@ -44,8 +44,8 @@ def inference_function(
     Args:
         model: a quantized model whose ranges have all been seen.
         on_tensor: called with the path and the value of each layer's quantized output.
-        barriers: whether layers that a rule leaves in float have a `BARRIER` around
-            them, which changes the values.
+        barriers: whether there is a `BARRIER`, which changes the values, around layers
+            that a rule leaves in float, and before operators on tensors of one grid.
 
     Returns:
         A function from the flat list of inputs to the outputs in the model's structure.
@@ -156,7 +156,9 @@ class Program:
             for call in self.graph.calls
         }
         self.weights = {call: self._weights(call) for call in self.graph.calls}
+        self.known: dict[Tensor, _Range] = dict(self.entering)
         self.kept = self._kept_ranges()
+        self.alike = {c: self._alike(c) for c in self.graph.calls} if barriers else {}
 
     def _kept_ranges(self) -> dict[Tensor, _Range]:
         """Ranges that the converter must be told again of tensors that were moved.
@@ -165,7 +167,7 @@ class Program:
         changes the scale of a tensor without a range of its own for all of them.
         """
         consumers = self.graph.consumers()
-        ranges: dict[Tensor, _Range] = dict(self.entering)
+        ranges = self.known
         kept = {}
         for call in self.graph.calls:
             spec, (output, *others) = registry.find(call.operation), call.outputs
@@ -181,6 +183,23 @@ class Program:
                 if uses > 1 and any(map(_joins_grids, found)):
                     kept[output] = ranges[output]
         return kept
+
+    def _alike(self, call: Call) -> list[int]:
+        """The inputs of an operator that have the grid of one before them.
+
+        The converter takes an operator on two reshaped tensors of one type before the
+        reshape, and gives it their range.
+        """
+        spec = registry.find(call.operation)
+        if spec is None or spec.output is not Output.RANGE or spec.joins_grids:
+            return []
+        grids = [self.known[x].ends if x in self.known else x for x in call.inputs]
+        return [
+            position
+            for position, tensor in enumerate(call.inputs)
+            if tensor in self.known
+            and (spec.squares or grids[position] in grids[:position])
+        ]
 
     def _readers(self, tensor: Tensor, consumers: Mapping[Tensor, Any]) -> list[Call]:
         """All that reads a tensor, through layers that are gone at inference."""
@@ -232,6 +251,9 @@ class Program:
         if call.path in self.apart:
             tensors = zip(call.inputs, values, strict=True)
             values = [self._apart(v) if self._on_grid(t) else v for t, v in tensors]
+        for position in self.alike.get(call, ()):
+            own = self.known[call.inputs[position]]
+            values[position] = own(self._apart(values[position]))
         args, kwargs = fill(call, values)
         with tf.name_scope(call.path):
             if call in self.folded:
@@ -302,6 +324,10 @@ class _Range:
         if transform.scheme.symmetric:
             scale = float(grid_named(transform, name).scale32)
             self.low, self.high = -128.0 * scale, 127.0 * scale
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
 
     def __call__(self, value: Any) -> Any:
         full = tf.cast(value, tf.float32)

@@ -222,9 +222,17 @@ def call_with_activation(layer: Any, steps: Any, *args: Any, **kwargs: Any) -> A
         return call(layer, *args, **kwargs)
     with attach.without_activation(layer):
         outputs = call(layer, *args, **kwargs)
-    if activation.saturates:
-        return outputs if steps.constant else activation.apply(steps, outputs)
-    return activation.apply(steps, steps.range(BEFORE, outputs))
+    return activated(layer, steps, outputs)
+
+
+def activated(layer: Any, steps: Any, outputs: Any) -> Any:
+    """What a layer makes without its activation, then that in the file's operators."""
+    activation = ACTIVATIONS[name_of(layer)]
+    if activation.saturates and steps.constant:
+        return outputs  # the range of the output clips
+    if not activation.fused:
+        outputs = steps.range(BEFORE, outputs)
+    return activation.apply(steps, outputs)
 
 
 def linear_integer(layer: Any, file: Any, x: Any, kind: str | None = None) -> Any:

@@ -132,12 +132,13 @@ SPECS = [
         lambda operator, file, x: file.multiply(x, file.constant(-1.0), "output"),
         absorbs_relu=True,
     ),
-    _one(operators.Square, _squared, _integer_squared, nonnegative=True),
+    _one(operators.Square, _squared, _integer_squared, nonnegative=True, squares=True),
     _one(
         operators.Power,
         _squared,
         _integer_squared,
         nonnegative=True,
+        squares=True,
         supported=_power_reason,
     ),
     _one(

@@ -144,6 +144,7 @@ SPECS = [
             "normalized": RangeSpec(),
             "output": RangeSpec(),
         },
+        squares=True,
         call=_rms_norm,
         integer=_integer_rms_norm,
         supported=_last_axis_only,

@@ -150,6 +150,7 @@ class Grown:
         outputs: its symbolic outputs.
         program: a line for each operation that came to be.
         names: of its layers.
+        kinds: names of the types of its operations.
     """
 
     branch: Branch
@@ -157,6 +158,7 @@ class Grown:
     outputs: list[Any]
     program: list[str]
     names: list[str] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)
 
     def __str__(self) -> str:
         return "\n".join(f"    {line}" for line in [repr(self.branch), *self.program])
@@ -173,6 +175,8 @@ class _Grower:
         self.tensors = [_Tensor(self.input, values, "t0")]
         self.made: list[tuple[Kind, Callable[..., Any], Any]] = []
         self.calls: list[tuple[Callable[..., Any], list[int]]] = []
+        self.joins: set[tuple[str, frozenset[str]]] = set()
+        self.kinds: set[str] = set()
         self.program = [f"t0 = Input({shape})"]
 
     def step(self, step: Step) -> None:
@@ -183,6 +187,8 @@ class _Grower:
         if kind.ranks[0] != len(first.shape):
             return
         sources = [first, *self._others(first, len(kind.ranks) - 1, step.sources)]
+        if self._is_joined(kind, sources):
+            return
         function, layer = reused[1:] if reused is not None else kind.make()
         result = self._applied(function, layer, sources, reused is not None)
         if result is None:
@@ -192,11 +198,23 @@ class _Grower:
         for source in sources:
             source.read = True
         result.shown = step.shown
+        self.kinds.add(kind.name)
         self.calls.append((function, [self.tensors.index(x) for x in sources]))
         self.tensors.append(result)
         name = kind.name if layer is None else layer.name
         read = ", ".join(source.name for source in sources)
         self.program.append(f"{result.name} = {name}({read})  # {result.shape}")
+
+    def _is_joined(self, kind: Kind, sources: list[_Tensor]) -> bool:
+        """Whether the same tensors are joined by that kind already.
+
+        The converter makes one operator of both, of which the second loses its range.
+        """
+        join = kind.name, frozenset(source.name for source in sources)
+        known = join in self.joins
+        if len(sources) > 1:
+            self.joins.add(join)
+        return known
 
     def _reused(self, step: Step) -> Any:
         if step.reuse == 0 or not self.made:
@@ -260,7 +278,8 @@ def grow(branch: Branch) -> Grown:
     shown = [t for t in grower.tensors[1:] if t.shown or not t.read]
     outputs = [t.symbol for t in shown]
     names = [layer.name for _, _, layer in grower.made]
-    grown = Grown(branch, [grower.input], outputs, grower.program, names)
+    inputs = [grower.input]
+    grown = Grown(branch, inputs, outputs, grower.program, names, grower.kinds)
     if outputs:
         _FORMING[FORMS[branch.form % len(FORMS)]](grown, grower, shown)
         numbers = ", ".join(t.name for t in shown)

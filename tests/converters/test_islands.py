@@ -12,6 +12,7 @@ from kacc.converters.convert import convert
 from kacc.converters.islands import without_barriers
 from kacc.converters.parity import parity
 from kacc.core.errors import ConversionError
+from kacc.quantization import calibrate
 
 layers = keras.layers
 
@@ -159,3 +160,53 @@ def test_what_fell_to_float_unasked_is_refused(images, tmp_path):
     with pytest.warns(UserWarning, match="from norm"):
         artifact = convert(model, tmp_path / "m.tflite", "tflite-int8", images)
     assert parity(model, artifact, images).max_abs < 1e-4
+
+
+@pytest.mark.parametrize("io", ["int8", "float32"])
+def test_a_skipped_layer_may_read_an_output(images, tmp_path, io):
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="conv")(image)
+    model = keras.Model(image, [x, layers.Conv2D(2, 1, name="head")(x)])
+    with pytest.warns(UserWarning, match="kacc leaves in float"):
+        kacc.quantize(model, rules=[kacc.Rule("head", skip=True)])
+    calibrate(model, [images])
+    with pytest.warns(UserWarning, match="computes in float, as rules say"):
+        artifact = convert(model, tmp_path / "m.tflite", "tflite-int8", io=io)
+    assert artifact.manifest.outputs[1].dtype == "float32"
+    assert parity(model, artifact, images).equal == 1
+
+
+def reshaped_alike():
+    """Operators on tensors that were reshaped and have one grid."""
+    image = keras.Input((8, 8, 3))
+    rows = layers.Reshape((8, 24))(image)
+    conv = layers.Conv1D(4, 3)(rows)
+    gates = [layers.Dense(4, activation="sigmoid")(rows) for _ in range(2)]
+    flat = [layers.Flatten()(gate) for gate in gates]
+    norm = layers.RMSNormalization()(layers.BatchNormalization()(rows))
+    outputs = [keras.ops.square(conv), conv, layers.Multiply()(gates)]
+    return keras.Model(image, [*outputs, layers.Add()(flat), norm])
+
+
+def test_operators_on_reshaped_tensors_of_one_grid(images, tmp_path):
+    """The converter would take them before the reshape, and give them its range."""
+    keras.utils.set_random_seed(0)
+    model = kacc.quantize(reshaped_alike())
+    calibrate(model, [images])
+    artifact = convert(model, tmp_path / "m.tflite", "tflite-int8")
+    assert parity(model, artifact, images).equal == 1
+    operators = [op.name for op in flatbuffer.subgraphs(artifact.read())[0].operators]
+    assert not {"QUANTIZE", "DEQUANTIZE", "SIN"} & set(operators)
+
+
+@pytest.mark.parametrize("kind", ["Dense", "EinsumDense"])
+def test_a_dense_layer_of_sequences_is_one_operator(images, tmp_path, kind):
+    arguments = (4,) if kind == "Dense" else ("abcd,de->abce", (None, None, 4))
+    image = keras.Input((8, 8, 3))
+    output = getattr(layers, kind)(*arguments, activation="relu")(image)
+    model = kacc.quantize(keras.Model(image, output))
+    calibrate(model, [images])
+    artifact = convert(model, tmp_path / "m.tflite", "tflite-int8")
+    operators = [op.name for op in flatbuffer.subgraphs(artifact.read())[0].operators]
+    assert operators == ["FULLY_CONNECTED"]
+    assert parity(model, artifact, images).equal == 1

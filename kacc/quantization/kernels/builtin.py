@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import keras
 import tensorflow as tf
 
 from kacc.quantization import fixed_point
@@ -201,5 +202,21 @@ class BuiltIn:
         grid: Grid,
         stepwise: Callable[[Any], Any] | None = None,
     ) -> Quantized:
-        """LOGISTIC and the like: rint(f(x) / s) + z of each of the 256 values."""
+        """LOGISTIC and the like: f(x) / s + z of each value, halves away from zero."""
+        if function in LIBM:
+            scaled = by_libm(function, x.real) * (1.0 / grid.scale32)
+            away = tf.sign(scaled) * tf.floor(tf.abs(scaled) + 0.5)
+            return on_grid(grid, away)
         return quantize(function(x.real), grid)
+
+
+# Functions that the runtimes compute by the C library, which rounds as good as always
+# to the nearest float32. TensorFlow's own are a few roundings off.
+LIBM = (keras.ops.sigmoid, keras.ops.tanh, keras.ops.exp, keras.ops.log)
+
+
+def by_libm(function: Callable[[Any], Any], values: Any) -> Any:
+    """A function of `LIBM`, in the runtimes' steps of float32."""
+    if function is keras.ops.sigmoid:
+        return 1.0 / (1.0 + by_libm(keras.ops.exp, -values))
+    return tf.cast(function(f64(values)), tf.float32)
