@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # which would import TensorFlow
 # The operators with weights, each with the version whose kernel reads 4 bit integers
 # (tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc).
 _VERSIONS = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 12}
-_OPERATORS = (*_VERSIONS, "TRANSPOSE_CONV")
+_OPERATORS = (*_VERSIONS, "TRANSPOSE_CONV", "PRELU")
 
 # How far a weight may lie from the converter's integer, in steps; one half but for the
 # rounding of float32.
@@ -150,7 +150,7 @@ class _Writer:
             return []
         integers = np.frombuffer(bytes(content), np.int8).reshape(tensor.shape)
         axis = tensor.quantization.quantizedDimension
-        rows = np.moveaxis(integers, axis, 0).reshape(integers.shape[axis], -1)
+        rows = np.moveaxis(integers, axis, 0).reshape(len(scale), -1)
         return [k for k in self.kernels if _fits(k, rows, scale)]
 
     def _write_weights(self, tensor: Any, kernel: ExplicitKernel) -> None:

@@ -83,6 +83,7 @@ class LayerSpec:
             or another layer with an `affine`.
         joins_grids: whether the file gives the tensors that only this operator reads
             the range of its output, since it copies integers.
+        requantizes: whether an operator inside reads the input by another range.
         sole_relu: whether the converter knows its operator by a relu inside, and only
             where no other relu reads the same tensor: it makes one of equal ones.
         squares: whether one of its operators multiplies the input by itself.
@@ -113,6 +114,7 @@ class LayerSpec:
     absorbs_relu: bool = False
     folds_batch_norm: bool = False
     joins_grids: bool = False
+    requantizes: bool = False
     sole_relu: bool = False
     squares: bool = False
     reads_indices: bool = False

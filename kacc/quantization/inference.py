@@ -163,8 +163,9 @@ class Program:
     def _kept_ranges(self) -> dict[Tensor, _Range]:
         """Ranges that the converter must be told again of tensors that were moved.
 
-        If one of several readers joins grids, as a concatenation does, the converter
-        changes the scale of a tensor without a range of its own for all of them.
+        If one of several readers joins grids, as a concatenation does, or reads by
+        another range, the converter changes the scale of a tensor without a range of
+        its own for all of them.
         """
         consumers = self.graph.consumers()
         ranges = self.known
@@ -178,11 +179,16 @@ class Program:
                 continue
             elif call.inputs[0] in ranges:
                 ranges[output] = ranges[call.inputs[0]]
-                found = self._readers(output, consumers)
-                uses = len(found) + (output in self.graph.outputs)
-                if uses > 1 and any(map(_joins_grids, found)):
+                if self._changes(output, self._readers(output, consumers)):
                     kept[output] = ranges[output]
         return kept
+
+    def _changes(self, tensor: Tensor, readers: list[Call]) -> bool:
+        """Whether a reader changes the scale of a moved tensor for something else."""
+        specs = [spec for call in readers if (spec := registry.find(call.operation))]
+        uses = len(readers) + (tensor in self.graph.outputs)
+        joins = uses > 1 and any(spec.joins_grids for spec in specs)
+        return joins or any(spec.requantizes for spec in specs)
 
     def _alike(self, call: Call) -> list[int]:
         """The inputs of an operator that have the grid of one before them.
@@ -350,11 +356,6 @@ class _ConstantSteps:
     def rectifies(self, name: str) -> bool:
         """Never: the converter is shown every relu."""
         return False
-
-
-def _joins_grids(call: Call) -> bool:
-    spec = registry.find(call.operation)
-    return spec is not None and spec.joins_grids
 
 
 def _has_output(transform: Quantize) -> bool:

@@ -152,9 +152,9 @@ class _Placer:
         if call.lasting or spec is None:
             return None
         from_grid = all(self.state[x] is not _On.FLOAT for x in call.inputs)
-        held = spec.output in (Output.SAME, Output.IDENTITY)
-        if spec.output is Output.ROUNDED:
-            held = from_grid
+        held = from_grid or spec.output is Output.IDENTITY
+        if spec.output is Output.SAME:
+            held = held or self._read_by_layer(call)
         elif spec.output is Output.RANGE:
             ranges = spec.ranges(call.operation)
             simple = set(ranges) == {"output"} and not ranges["output"].fixed
@@ -170,7 +170,8 @@ class _Placer:
             if self.reasons[reader] or spec is None:
                 continue
             fused = id(call.operation) in self.fusing and not reader.lasting
-            if fused or spec.output is Output.IDENTITY:
+            moved = spec.output is Output.SAME and not reader.lasting
+            if fused or moved or spec.output is Output.IDENTITY:
                 return self._read_by_layer(reader)
             if reader.lasting:
                 return True

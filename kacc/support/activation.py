@@ -111,6 +111,8 @@ def spec_for(
             return None
         if name(layer) == "linear":
             return nothing
+        if activation(layer).requantizes:
+            return replace(spec, requantizes=True)
         return saturating if activation(layer).saturates else None
 
     return replace(spec, variant=variant)

@@ -168,14 +168,17 @@ def soft_shrink(threshold: float) -> Activation:
     """What is left of a value beyond a threshold: x - clip(x)."""
 
     def apply(steps: Any, x: Any) -> Any:
-        inside = x if steps.constant else ops.clip(x, -threshold, threshold)
+        if not steps.constant:
+            inside = ops.clip(x, -threshold, threshold)
+        else:  # as in `clipped` of activations.py
+            inside = x if steps.symmetric else ops.minimum(x, threshold)
         return x - steps.range("clipped", inside)
 
     def integer(file: Any, x: Any) -> Any:
         return file.subtract(x, file.requantize(x, "clipped"), "output")
 
     inner = {"clipped": RangeSpec(fixed=(-threshold, threshold))}
-    return Activation(apply, integer, inner=inner)
+    return Activation(apply, integer, inner=inner, requantizes=True)
 
 
 def _ramp(steps: Any, x: Any) -> Any:

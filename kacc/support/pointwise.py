@@ -29,6 +29,7 @@ class Activation:
         lacks: an operator of it that LiteRT has no 16 bit kernel of.
         fused: whether it costs nothing at the end of a convolution.
         saturates: whether it does no more than the ends of its range do.
+        requantizes: whether an operator of it reads the input by another range.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -38,6 +39,7 @@ class Activation:
     lacks: str = ""
     fused: bool = False
     saturates: bool = False
+    requantizes: bool = False
 
     @property
     def reason_against_wide(self) -> str | None:

@@ -102,7 +102,13 @@ def kinds() -> tuple[Kind, ...]:
 def _of_layer(name: str, example: Callable[[], Any], common: bool) -> Kind:
     def make() -> tuple[Callable[..., Any], Any]:
         layer, shapes = example()
-        return (lambda *x: layer(x[0] if len(shapes) == 1 else list(x))), layer
+        # Layers that augment do it in a call of their own, unless told otherwise.
+        options = {"training": False} if layer._call_has_training_arg else {}
+
+        def function(*x: Any) -> Any:
+            return layer(x[0] if len(shapes) == 1 else list(x), **options)
+
+        return function, layer
 
     ranks = tuple(len(shape) for shape in example()[1])
     return Kind(name, ranks, make, common or len(ranks) > 1)
@@ -187,7 +193,7 @@ class _Grower:
         if kind.ranks[0] != len(first.shape):
             return
         sources = [first, *self._others(first, len(kind.ranks) - 1, step.sources)]
-        if self._is_joined(kind, sources):
+        if len(sources) < len(kind.ranks) or self._is_joined(kind, sources):
             return
         function, layer = reused[1:] if reused is not None else kind.make()
         result = self._applied(function, layer, sources, reused is not None)
@@ -224,9 +230,19 @@ class _Grower:
     def _others(
         self, first: _Tensor, count: int, numbers: Sequence[int]
     ) -> list[_Tensor]:
-        """Further inputs, of shapes that go with the first one's."""
-        alike = [t for t in self.tensors if _go_together(first.shape, t.shape)]
-        return [alike[-1 - numbers[1 + i] % len(alike)] for i in range(count)]
+        """Further inputs, of shapes that go with the first one's: other tensors.
+
+        The sum of a tensor and itself is nothing that networks have.
+        """
+        alike = [
+            t
+            for t in self.tensors
+            if t is not first and _go_together(first.shape, t.shape)
+        ]
+        found = []
+        for number in numbers[1 : 1 + min(count, len(alike))]:
+            found.append(alike.pop(-1 - number % len(alike)))
+        return found
 
     def _applied(
         self, function: Any, layer: Any, sources: list[_Tensor], again: bool
