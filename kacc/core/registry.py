@@ -13,6 +13,9 @@ from typing import Any
 
 from kacc.core.errors import UsageError
 
+# The tensor of a layer before its activation, where that is an operator of its own.
+BEFORE = "pre_activation"
+
 
 class Output(Enum):
     """What the integer file does with the output of a layer."""
@@ -63,6 +66,10 @@ class RangeSpec:
         return self.symmetric or (-largest, largest)
 
 
+def _never(layer: Any) -> bool:
+    return False
+
+
 def _one_output(layer: Any) -> Mapping[str, RangeSpec]:
     return {"output": RangeSpec()}
 
@@ -79,8 +86,12 @@ class LayerSpec:
         activation: layer -> name of the activation at its end (the names are in
             `kacc.support.activations`), or None for a type that cannot have one.
         absorbs_relu: whether the file's operator can end in a relu or relu6 at no cost.
+        activation_absorbs_relu: the same of the operator that a layer's activation ends
+            in, by layer.
         folds_batch_norm: whether a batch normalization that follows can be folded in,
             or another layer with an `affine`.
+        copied_for_relu: whether the converter fuses a relu that reads the operator's
+            result into a copy of it, even if others read the result too.
         joins_grids: whether the file gives the tensors that only this operator reads
             the range of its output, since it copies integers.
         requantizes: whether an operator inside reads the input by another range.
@@ -112,7 +123,9 @@ class LayerSpec:
     bias: str | None = None
     activation: Callable[[Any], str] | None = None
     absorbs_relu: bool = False
+    activation_absorbs_relu: Callable[[Any], bool] = _never
     folds_batch_norm: bool = False
+    copied_for_relu: bool = False
     joins_grids: bool = False
     requantizes: bool = False
     sole_relu: bool = False

@@ -17,7 +17,7 @@ from keras import tree
 
 from kacc.core import attach, registry
 from kacc.core.graph import Call, Graph, Tensor, fill, trace
-from kacc.core.registry import Output
+from kacc.core.registry import BEFORE, Output
 from kacc.quantization import functional
 from kacc.quantization.model import placement_of, skipped_by_rules
 from kacc.quantization.placement import Placement
@@ -45,7 +45,8 @@ def inference_function(
         model: a quantized model whose ranges have all been seen.
         on_tensor: called with the path and the value of each layer's quantized output.
         barriers: whether there is a `BARRIER`, which changes the values, around layers
-            that a rule leaves in float, and before operators on tensors of one grid.
+            that a rule leaves in float, before operators on tensors of one grid, and
+            behind operators that the converter would copy.
 
     Returns:
         A function from the flat list of inputs to the outputs in the model's structure.
@@ -152,13 +153,15 @@ class Program:
         self.producers = self.graph.producers()
         # Read now: inside a tf.function variables have no numbers.
         self.steps = {
-            call: _ConstantSteps(quantize_of(call.operation))
+            call: _ConstantSteps(
+                quantize_of(call.operation), barriers and _is_copied(call)
+            )
             for call in self.graph.calls
         }
         self.weights = {call: self._weights(call) for call in self.graph.calls}
         self.known: dict[Tensor, _Range] = dict(self.entering)
         self.kept = self._kept_ranges()
-        self.alike = {c: self._alike(c) for c in self.graph.calls} if barriers else {}
+        self.barred = {c: self._barred(c) for c in self.graph.calls} if barriers else {}
 
     def _kept_ranges(self) -> dict[Tensor, _Range]:
         """Ranges that the converter must be told again of tensors that were moved.
@@ -190,15 +193,20 @@ class Program:
         joins = uses > 1 and any(spec.joins_grids for spec in specs)
         return joins or any(spec.requantizes for spec in specs)
 
-    def _alike(self, call: Call) -> list[int]:
-        """The inputs of an operator that have the grid of one before them.
+    def _barred(self, call: Call) -> list[int]:
+        """The inputs that a call reads across a `BARRIER`.
 
-        The converter takes an operator on two reshaped tensors of one type before the
-        reshape, and gives it their range.
+        They have the grid of one before them: the converter takes an operator on two
+        reshaped tensors of one type before the reshape, and gives it their range. Or
+        they are what the converter would compute again, with a relu.
         """
         spec = registry.find(call.operation)
         if spec is None or spec.output is not Output.RANGE or spec.joins_grids:
             return []
+        if spec.activation and not spec.weights and call.inputs[0] in self.known:
+            producer = self.producers.get(self._source(call.inputs[0]))
+            if producer is not None and _is_copied(producer):
+                return [0]
         grids = [self.known[x].ends if x in self.known else x for x in call.inputs]
         return [
             position
@@ -206,6 +214,14 @@ class Program:
             if tensor in self.known
             and (spec.squares or grids[position] in grids[:position])
         ]
+
+    def _source(self, tensor: Tensor) -> Tensor:
+        """The tensor before layers that are gone at inference."""
+        producer = self.producers.get(tensor)
+        spec = None if producer is None else registry.find(producer.operation)
+        if producer is None or spec is None or spec.output is not Output.IDENTITY:
+            return tensor
+        return self._source(producer.inputs[0])
 
     def _readers(self, tensor: Tensor, consumers: Mapping[Tensor, Any]) -> list[Call]:
         """All that reads a tensor, through layers that are gone at inference."""
@@ -256,10 +272,10 @@ class Program:
         """The outputs of a call, flat."""
         if call.path in self.apart:
             tensors = zip(call.inputs, values, strict=True)
-            values = [self._apart(v) if self._on_grid(t) else v for t, v in tensors]
-        for position in self.alike.get(call, ()):
+            values = [_apart(v) if self._on_grid(t) else v for t, v in tensors]
+        for position in self.barred.get(call, ()):
             own = self.known[call.inputs[position]]
-            values[position] = own(self._apart(values[position]))
+            values[position] = own(_apart(values[position]))
         args, kwargs = fill(call, values)
         with tf.name_scope(call.path):
             if call in self.folded:
@@ -270,7 +286,7 @@ class Program:
         flat = tree.flatten(outputs)
         if call.path in self.apart:
             tensors = zip(call.outputs, flat, strict=True)
-            flat = [self._apart(v) if t in self.entering else v for t, v in tensors]
+            flat = [_apart(v) if t in self.entering else v for t, v in tensors]
         entered = [self.enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
         return [
             self.kept[tensor](value) if tensor in self.kept else value
@@ -282,10 +298,6 @@ class Program:
         producer = self.producers.get(tensor)
         made = producer is not None and producer.path not in self.placement.skipped
         return made or tensor in self.entering
-
-    def _apart(self, value: Any) -> Any:
-        """The value behind what keeps the converter from quantizing across it."""
-        return tf.sin(value, name=BARRIER) if value.dtype.is_floating else value
 
     def _show(self, call: Call, outputs: Any) -> None:
         transform = quantize_of(call.operation)
@@ -318,6 +330,16 @@ class Program:
         return self.steps[call].range("output", outputs)
 
 
+def _apart(value: Any) -> Any:
+    """The value behind what keeps the converter from working across it."""
+    return tf.sin(value, name=BARRIER) if value.dtype.is_floating else value
+
+
+def _is_copied(call: Call) -> bool:
+    spec = registry.find(call.operation)
+    return spec is not None and spec.copied_for_relu
+
+
 class _Range:
     """Fake quantization with the ends of a range as they are now.
 
@@ -341,17 +363,27 @@ class _Range:
 
 
 class _ConstantSteps:
-    """The hooks of a layer's call, with ranges that are numbers."""
+    """The hooks of a layer's call, with ranges that are numbers.
+
+    Args:
+        transform: has the ranges.
+        apart: whether there is a `BARRIER` before an activation.
+    """
 
     constant = True
 
-    def __init__(self, transform: Quantize | None) -> None:
+    def __init__(self, transform: Quantize | None, apart: bool) -> None:
+        self.apart = apart
         self.symmetric = transform is not None and transform.scheme.symmetric
         names = [*transform.ranges, *transform.fixed] if transform else []
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
 
     def range(self, name: str, value: Any) -> Any:
-        return self.ranges[name](value) if name in self.ranges else value
+        if name not in self.ranges:
+            return value
+        value = self.ranges[name](value)
+        apart = self.apart and name == BEFORE
+        return self.ranges[name](_apart(value)) if apart else value
 
     def rectifies(self, name: str) -> bool:
         """Never: the converter is shown every relu."""

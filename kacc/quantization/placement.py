@@ -246,7 +246,9 @@ class _Placer:
             after = registry.find(follower.operation)
             if after is not None and after.affine:
                 return spec.folds_batch_norm and ends_linear
-        return spec.absorbs_relu and ends_linear and self._only_relus_read(call)
+        absorbs = spec.absorbs_relu and ends_linear
+        absorbs = absorbs or spec.activation_absorbs_relu(call.operation)
+        return absorbs and self._only_relus_read(call)
 
     def _only_relus_read(self, call: Call) -> bool:
         """Whether all that reads the output are relus of one kind.

@@ -92,6 +92,7 @@ def spec_for(
     spec = LayerSpec(
         cls,
         activation=name,
+        activation_absorbs_relu=lambda layer: activation(layer).absorbs_relu,
         supported_wide=lambda layer: activation(layer).reason_against_wide,
         ranges=lambda layer: {
             **activation(layer).inner,

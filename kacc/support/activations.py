@@ -15,11 +15,9 @@ import tensorflow as tf
 from keras import ops
 
 from kacc.core import attach
-from kacc.core.registry import RangeSpec
+from kacc.core.registry import BEFORE, RangeSpec
 from kacc.support.composed import COMPOSED
 from kacc.support.pointwise import SIGNED_UNIT, UNIT, Activation
-
-BEFORE = "pre_activation"
 
 
 def _gated(steps: Any, x: Any) -> Any:
@@ -151,7 +149,9 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "tanh": Activation(lambda steps, x: ops.tanh(x), _table(ops.tanh), SIGNED_UNIT),
     "gelu": gelu(approximate=False),
-    "swish": Activation(_gated, _integer_gated, inner={"gate": UNIT}),
+    "swish": Activation(
+        _gated, _integer_gated, inner={"gate": UNIT}, absorbs_relu=True
+    ),
     "hard_swish": Activation(
         _hard_swish,
         _integer_hard_swish,
@@ -204,6 +204,11 @@ def unsupported_wide(layer: Any) -> str | None:
     return ACTIVATIONS[name_of(layer)].reason_against_wide
 
 
+def absorbs_relu(layer: Any) -> bool:
+    """Whether a layer's activation can end in a relu."""
+    return ACTIVATIONS[name_of(layer)].absorbs_relu
+
+
 def ranges(layer: Any) -> dict[str, RangeSpec]:
     """The tensors of a layer that ends in an activation."""
     activation = ACTIVATIONS[name_of(layer)]
@@ -222,17 +227,9 @@ def call_with_activation(layer: Any, steps: Any, *args: Any, **kwargs: Any) -> A
         return call(layer, *args, **kwargs)
     with attach.without_activation(layer):
         outputs = call(layer, *args, **kwargs)
-    return activated(layer, steps, outputs)
-
-
-def activated(layer: Any, steps: Any, outputs: Any) -> Any:
-    """What a layer makes without its activation, then that in the file's operators."""
-    activation = ACTIVATIONS[name_of(layer)]
-    if activation.saturates and steps.constant:
-        return outputs  # the range of the output clips
-    if not activation.fused:
-        outputs = steps.range(BEFORE, outputs)
-    return activation.apply(steps, outputs)
+    if activation.saturates:
+        return outputs if steps.constant else activation.apply(steps, outputs)
+    return activation.apply(steps, steps.range(BEFORE, outputs))
 
 
 def linear_integer(layer: Any, file: Any, x: Any, kind: str | None = None) -> Any:

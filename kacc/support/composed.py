@@ -73,7 +73,7 @@ def exponential_linear(alpha: float, scale: float = 1.0) -> Activation:
     }
     if depth != 1:
         inner["scaled"] = RangeSpec(fixed=(-depth, 0.0))
-    return Activation(apply, integer, inner=inner)
+    return Activation(apply, integer, inner=inner, absorbs_relu=True)
 
 
 def celu(alpha: float) -> Activation:
@@ -103,7 +103,7 @@ def celu(alpha: float) -> Activation:
         "scaled": RangeSpec(fixed=(-alpha, 0.0)),
         "positive": RangeSpec(nonnegative=True),
     }
-    return Activation(apply, integer, inner=inner)
+    return Activation(apply, integer, inner=inner, absorbs_relu=True)
 
 
 def _mish(steps: Any, x: Any) -> Any:
@@ -153,7 +153,9 @@ def squareplus(b: float) -> Activation:
 
     names = ("square", "shifted", "root", "total")
     inner = {name: RangeSpec(nonnegative=True) for name in names}
-    return Activation(apply, integer, RangeSpec(nonnegative=True), inner)
+    return Activation(
+        apply, integer, RangeSpec(nonnegative=True), inner, absorbs_relu=True
+    )
 
 
 def _tanh_shrink(steps: Any, x: Any) -> Any:
@@ -178,7 +180,7 @@ def soft_shrink(threshold: float) -> Activation:
         return file.subtract(x, file.requantize(x, "clipped"), "output")
 
     inner = {"clipped": RangeSpec(fixed=(-threshold, threshold))}
-    return Activation(apply, integer, inner=inner, requantizes=True)
+    return Activation(apply, integer, inner=inner, requantizes=True, absorbs_relu=True)
 
 
 def _ramp(steps: Any, x: Any) -> Any:
@@ -228,6 +230,7 @@ COMPOSED: dict[str, Activation] = {
         _softplus,
         _integer_softplus,
         inner={**_LOGARITHM, "positive": RangeSpec(nonnegative=True)},
+        absorbs_relu=True,
     ),
     "softsign": Activation(
         _softsign,
@@ -238,8 +241,11 @@ COMPOSED: dict[str, Activation] = {
             "divisor": RangeSpec(nonnegative=True),
         },
         lacks="DIV",
+        absorbs_relu=True,
     ),
-    "log_sigmoid": Activation(_log_sigmoid, _integer_log_sigmoid, inner=_LOGARITHM),
+    "log_sigmoid": Activation(
+        _log_sigmoid, _integer_log_sigmoid, inner=_LOGARITHM, absorbs_relu=True
+    ),
     # Misra 2019, arXiv:1908.08681.
     "mish": Activation(
         _mish,
@@ -253,10 +259,14 @@ COMPOSED: dict[str, Activation] = {
             "gate": RangeSpec(fixed=(0.0, 1.0)),
         },
         lacks="DIV",
+        absorbs_relu=True,
     ),
     "squareplus": squareplus(4.0),
     "tanh_shrink": Activation(
-        _tanh_shrink, _integer_tanh_shrink, inner={"tanh": SIGNED_UNIT}
+        _tanh_shrink,
+        _integer_tanh_shrink,
+        inner={"tanh": SIGNED_UNIT},
+        absorbs_relu=True,
     ),
     "soft_shrink": soft_shrink(0.5),
     "sparse_plus": Activation(
@@ -269,5 +279,6 @@ COMPOSED: dict[str, Activation] = {
             "parabola": RangeSpec(fixed=(0.0, 1.0)),
             "above": RangeSpec(nonnegative=True),
         },
+        absorbs_relu=True,
     ),
 }

@@ -12,6 +12,7 @@ from kacc.core.registry import LayerSpec, RangeSpec, Weight
 from kacc.support.activations import (
     ACTIVATIONS,
     BEFORE,
+    absorbs_relu,
     call_with_activation,
     linear_integer,
     name_of,
@@ -134,6 +135,7 @@ def _conv(cls: type, weights: tuple[Weight, ...], **options: Any) -> LayerSpec:
             "bias": "bias",
             "activation": name_of,
             "absorbs_relu": True,
+            "activation_absorbs_relu": absorbs_relu,
             "folds_batch_norm": True,
             "ranges": ranges,
             "call": call_with_activation,

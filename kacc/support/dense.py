@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from kacc.core.registry import LayerSpec, Weight
 from kacc.support.activations import (
-    activated,
+    absorbs_relu,
     call_with_activation,
     linear_integer,
     name_of,
@@ -44,30 +43,9 @@ def _dense(layer: Any, steps: Any, inputs: Any, *args: Any, **kwargs: Any) -> An
     """
     if len(inputs.shape) <= 2:
         return call_with_activation(layer, steps, inputs, *args, **kwargs)
-    if steps is not None and steps.constant:
-        return _one_operator(layer, steps, inputs)
     rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
     outputs = call_with_activation(layer, steps, rows, *args, **kwargs)
     return ops.reshape(outputs, (*ops.shape(inputs)[:-1], layer.units))
-
-
-def _einsum(layer: Any, steps: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-    if len(inputs.shape) > 2 and steps is not None and steps.constant:
-        return _one_operator(layer, steps, inputs)
-    return call_with_activation(layer, steps, inputs, *args, **kwargs)
-
-
-def _one_operator(layer: Any, steps: Any, inputs: Any) -> Any:
-    """A FULLY_CONNECTED of all dimensions, without a RESHAPE before and behind it.
-
-    TFLiteConverter takes an operator on two reshaped tensors of one scale, such as the
-    product of two sigmoids, before the reshape, and gives it that scale.
-    """
-    # Not `ops.matmul`, which reshapes too.
-    outputs = tf.linalg.matmul(inputs, tf.cast(layer.kernel, inputs.dtype))
-    if layer.bias is not None:
-        outputs = outputs + tf.cast(layer.bias, outputs.dtype)
-    return activated(layer, steps, outputs)
 
 
 def _embed(layer: Any, file: Any, indices: Any) -> Any:
@@ -81,7 +59,9 @@ SPECS = [
         bias="bias",
         activation=name_of,
         absorbs_relu=True,
+        activation_absorbs_relu=absorbs_relu,
         folds_batch_norm=True,
+        copied_for_relu=True,
         ranges=ranges,
         call=_dense,
         integer=linear_integer,
@@ -99,9 +79,11 @@ SPECS = [
         bias="bias",
         activation=name_of,
         absorbs_relu=True,
+        activation_absorbs_relu=absorbs_relu,
         folds_batch_norm=True,
+        copied_for_relu=True,
         ranges=ranges,
-        call=_einsum,
+        call=call_with_activation,
         integer=linear_integer,
         supported=_einsum_reason,
         supported_wide=unsupported_wide,

@@ -30,6 +30,8 @@ class Activation:
         fused: whether it costs nothing at the end of a convolution.
         saturates: whether it does no more than the ends of its range do.
         requantizes: whether an operator of it reads the input by another range.
+        absorbs_relu: whether its last operator can end in a relu: the converter makes
+            one of both, of the relu's range.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -40,6 +42,7 @@ class Activation:
     fused: bool = False
     saturates: bool = False
     requantizes: bool = False
+    absorbs_relu: bool = False
 
     @property
     def reason_against_wide(self) -> str | None:

@@ -135,3 +135,50 @@ def test_the_layer_table_tells_the_calls_of_a_shared_layer_apart(tmp_path):
     means = [row.operator for row in rows if row.layer.startswith("average")]
     assert sorted(means) == ["ADD", "ADD", "MUL", "MUL"]
     assert all(row.equal == 1 for row in rows)
+
+
+@pytest.mark.parametrize("relu", ["relu", "relu6"])
+@pytest.mark.parametrize("layer", ["Conv2D", "Dense", "Activation"])
+def test_a_relu_behind_an_activation_of_several_operators(layer, relu, tmp_path):
+    """The converter fuses it into the last of them."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        outputs = []
+        for name in ("swish", "elu", "softsign", "tanh_shrink", "soft_shrink"):
+            arguments = {"Conv2D": (4, 3), "Dense": (4,), "Activation": ()}[layer]
+            function = getattr(keras.activations, name.replace("swish", "silu"))
+            x = getattr(keras.layers, layer)(*arguments, activation=function)(image)
+            outputs.append(keras.layers.Activation(relu)(x))
+        x = keras.layers.DepthwiseConv2D(1)(image)  # `Activation` has no weights
+        return keras.Model(image, [*outputs, x])
+
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+def dense_read_by_a_relu_and_others():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.Flatten()(image)
+    y = keras.layers.Dense(12)(x)
+    z = keras.layers.ReLU()(keras.layers.Dropout(0.5)(y))
+    outputs = [z, keras.layers.Dense(12)(y), keras.layers.Dense(12, "elu")(x)]
+    return keras.Model(image, outputs)
+
+
+def test_a_dense_layer_that_not_only_a_relu_reads(tmp_path):
+    """The converter would compute it a second time, with the relu in it."""
+    model, x = quantized(dense_read_by_a_relu_and_others)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+def soft_shrink_of_a_moved_tensor():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.Cropping2D(1)(image)
+    y = keras.layers.Activation("soft_shrink")(x)
+    return keras.Model(image, [y, keras.layers.DepthwiseConv2D(1)(x)])
+
+
+def test_an_activation_that_reads_a_moved_tensor_by_another_range(tmp_path):
+    model, x = quantized(soft_shrink_of_a_moved_tensor)
+    assert_equal_to_file(model, x, tmp_path)

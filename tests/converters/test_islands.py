@@ -197,16 +197,3 @@ def test_operators_on_reshaped_tensors_of_one_grid(images, tmp_path):
     assert parity(model, artifact, images).equal == 1
     operators = [op.name for op in flatbuffer.subgraphs(artifact.read())[0].operators]
     assert not {"QUANTIZE", "DEQUANTIZE", "SIN"} & set(operators)
-
-
-@pytest.mark.parametrize("kind", ["Dense", "EinsumDense"])
-def test_a_dense_layer_of_sequences_is_one_operator(images, tmp_path, kind):
-    arguments = (4,) if kind == "Dense" else ("abcd,de->abce", (None, None, 4))
-    image = keras.Input((8, 8, 3))
-    output = getattr(layers, kind)(*arguments, activation="relu")(image)
-    model = kacc.quantize(keras.Model(image, output))
-    calibrate(model, [images])
-    artifact = convert(model, tmp_path / "m.tflite", "tflite-int8")
-    operators = [op.name for op in flatbuffer.subgraphs(artifact.read())[0].operators]
-    assert operators == ["FULLY_CONNECTED"]
-    assert parity(model, artifact, images).equal == 1
