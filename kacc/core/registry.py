@@ -16,6 +16,9 @@ from kacc.core.errors import UsageError
 # The tensor of a layer before its activation, where that is an operator of its own.
 BEFORE = "pre_activation"
 
+# The tensor of an activation of several operators that is the relu of its input.
+RECTIFIED = "positive"
+
 
 class Output(Enum):
     """What the integer file does with the output of a layer."""

@@ -17,7 +17,7 @@ from keras import tree
 
 from kacc.core import attach, registry
 from kacc.core.graph import Call, Graph, Tensor, fill, trace
-from kacc.core.registry import BEFORE, Output
+from kacc.core.registry import BEFORE, RECTIFIED, Output
 from kacc.quantization import functional
 from kacc.quantization.model import placement_of, skipped_by_rules
 from kacc.quantization.placement import Placement
@@ -203,7 +203,8 @@ class Program:
         spec = registry.find(call.operation)
         if spec is None or spec.output is not Output.RANGE or spec.joins_grids:
             return []
-        if spec.activation and not spec.weights and call.inputs[0] in self.known:
+        rectifies = spec.activation and not spec.weights and not spec.requantizes
+        if rectifies and call.inputs[0] in self.known:
             producer = self.producers.get(self._source(call.inputs[0]))
             if producer is not None and _is_copied(producer):
                 return [0]
@@ -367,16 +368,16 @@ class _ConstantSteps:
 
     Args:
         transform: has the ranges.
-        apart: whether there is a `BARRIER` before an activation.
+        apart: whether there is a `BARRIER` before an activation with a relu inside.
     """
 
     constant = True
 
     def __init__(self, transform: Quantize | None, apart: bool) -> None:
-        self.apart = apart
         self.symmetric = transform is not None and transform.scheme.symmetric
         names = [*transform.ranges, *transform.fixed] if transform else []
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
+        self.apart = apart and RECTIFIED in self.ranges
 
     def range(self, name: str, value: Any) -> Any:
         if name not in self.ranges:

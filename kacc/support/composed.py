@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from kacc.core.registry import RangeSpec
+from kacc.core.registry import RECTIFIED, RangeSpec
 from kacc.support.pointwise import SIGNED_UNIT, UNIT, Activation
 
 
@@ -16,14 +16,14 @@ def _softplus(steps: Any, x: Any) -> Any:
     size = steps.range("size", ops.absolute(x))
     share = steps.range("share", ops.sigmoid(size))
     logarithm = steps.range("logarithm", ops.log(share))
-    return steps.range("positive", ops.relu(x)) - logarithm
+    return steps.range(RECTIFIED, ops.relu(x)) - logarithm
 
 
 def _integer_softplus(file: Any, x: Any) -> Any:
     size = file.table(x, ops.absolute, "size")
     share = file.table(size, ops.sigmoid, "share")
     logarithm = file.table(share, ops.log, "logarithm")
-    return file.subtract(file.relu(x, "positive"), logarithm, "output")
+    return file.subtract(file.relu(x, RECTIFIED), logarithm, "output")
 
 
 def _softsign(steps: Any, x: Any) -> Any:
@@ -51,13 +51,13 @@ def exponential_linear(alpha: float, scale: float = 1.0) -> Activation:
         negative = steps.range("negative", negative - 1.0)
         if depth != 1:
             negative = steps.range("scaled", negative * depth)
-        return steps.range("positive", positive) + negative
+        return steps.range(RECTIFIED, positive) + negative
 
     def integer(file: Any, x: Any) -> Any:
         if scale == 1:
-            positive = file.relu(x, "positive")
+            positive = file.relu(x, RECTIFIED)
         else:
-            scaled = file.multiply(x, file.constant(scale), "positive")
+            scaled = file.multiply(x, file.constant(scale), RECTIFIED)
             positive = file.rectified(scaled)
         below = file.minimum(x, 0.0)
         negative = file.table(below, ops.exp, "exponential")
@@ -69,7 +69,7 @@ def exponential_linear(alpha: float, scale: float = 1.0) -> Activation:
     inner = {
         "exponential": RangeSpec(fixed=(0.0, 1.0)),
         "negative": RangeSpec(fixed=(-1.0, 0.0)),
-        "positive": RangeSpec(nonnegative=True),
+        RECTIFIED: RangeSpec(nonnegative=True),
     }
     if depth != 1:
         inner["scaled"] = RangeSpec(fixed=(-depth, 0.0))
@@ -86,7 +86,7 @@ def celu(alpha: float) -> Activation:
         negative = steps.range("exponential", ops.exp(inside))
         negative = steps.range("negative", negative - 1.0)
         negative = steps.range("scaled", negative * alpha)
-        return steps.range("positive", ops.relu(x)) + negative
+        return steps.range(RECTIFIED, ops.relu(x)) + negative
 
     def integer(file: Any, x: Any) -> Any:
         below = file.minimum(x, 0.0)
@@ -94,14 +94,14 @@ def celu(alpha: float) -> Activation:
         negative = file.table(inside, ops.exp, "exponential")
         negative = file.subtract(negative, file.constant(1.0), "negative")
         negative = file.multiply(negative, file.constant(alpha), "scaled")
-        return file.add(file.relu(x, "positive"), negative, "output")
+        return file.add(file.relu(x, RECTIFIED), negative, "output")
 
     inner = {
         "inside": RangeSpec(),
         "exponential": RangeSpec(fixed=(0.0, 1.0)),
         "negative": RangeSpec(fixed=(-1.0, 0.0)),
         "scaled": RangeSpec(fixed=(-alpha, 0.0)),
-        "positive": RangeSpec(nonnegative=True),
+        RECTIFIED: RangeSpec(nonnegative=True),
     }
     return Activation(apply, integer, inner=inner, absorbs_relu=True)
 
@@ -229,7 +229,7 @@ COMPOSED: dict[str, Activation] = {
     "softplus": Activation(
         _softplus,
         _integer_softplus,
-        inner={**_LOGARITHM, "positive": RangeSpec(nonnegative=True)},
+        inner={**_LOGARITHM, RECTIFIED: RangeSpec(nonnegative=True)},
         absorbs_relu=True,
     ),
     "softsign": Activation(
