@@ -39,7 +39,7 @@ def without_barriers(data: bytes) -> bytes:
 
 def _bridge(graph: Any) -> bool:
     """Takes the barriers out of a subgraph; whether there were any."""
-    from kacc.quantization.inference import BARRIER
+    from kacc.quantization.barriers import BARRIER
 
     sources: dict[int, int] = {}
     kept = []

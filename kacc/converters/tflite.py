@@ -183,7 +183,7 @@ def _by_tflite(request: Request) -> bytes:
 def _integer(request: Request, calibration: Samples | None) -> bytes:
     data = _convert(request.graph, _integer_options(request, calibration))
     data = with_operands_of_shapes(data)
-    data = without_barriers(with_direct_requantization(data))
+    data = with_direct_requantization(without_barriers(data))
     if request.io != "float32":
         data = with_integer_io(data)
     return with_explicit_weights(data, request.kernels, wide=request.wide)

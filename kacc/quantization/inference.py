@@ -6,7 +6,7 @@ their integers, fake quantization with constant ranges wherever the file has a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,13 @@ from kacc.core import attach, registry
 from kacc.core.graph import Call, Graph, Tensor, fill, trace
 from kacc.core.registry import BEFORE, RECTIFIED, Output
 from kacc.quantization import functional
+from kacc.quantization.barriers import (
+    Readers,
+    apart,
+    barred_inputs,
+    is_copied,
+    joins_grids,
+)
 from kacc.quantization.model import placement_of, skipped_by_rules
 from kacc.quantization.placement import Placement
 from kacc.quantization.transform import (
@@ -28,10 +35,6 @@ from kacc.quantization.transform import (
     require_quantize,
 )
 from kacc.quantization.weights import FileWeights, file_weights
-
-# Starts the names of operations across which the converter does not work: it cannot
-# quantize a sine. They are not in the file.
-BARRIER = "kacc_float"
 
 
 def inference_function(
@@ -44,7 +47,7 @@ def inference_function(
     Args:
         model: a quantized model whose ranges have all been seen.
         on_tensor: called with the path and the value of each layer's quantized output.
-        barriers: whether there is a `BARRIER`, which changes the values, around layers
+        barriers: whether there is a barrier, which changes the values, around layers
             that a rule leaves in float, before operators on tensors of one grid, and
             behind operators that the converter would copy.
 
@@ -151,17 +154,20 @@ class Program:
         left = skipped_by_rules(model) if barriers else frozenset()
         self.apart = left & set(self.placement.skipped)
         self.producers = self.graph.producers()
+        self.readers = Readers(self.graph)
         # Read now: inside a tf.function variables have no numbers.
         self.steps = {
             call: _ConstantSteps(
-                quantize_of(call.operation), barriers and _is_copied(call)
+                quantize_of(call.operation), barriers and is_copied(call)
             )
             for call in self.graph.calls
         }
         self.weights = {call: self._weights(call) for call in self.graph.calls}
         self.known: dict[Tensor, _Range] = dict(self.entering)
         self.kept = self._kept_ranges()
-        self.barred = {c: self._barred(c) for c in self.graph.calls} if barriers else {}
+        ends = {tensor: own.ends for tensor, own in self.known.items()}
+        calls = self.graph.calls if barriers else ()
+        self.barred = {c: barred_inputs(c, ends, self.readers) for c in calls}
 
     def _kept_ranges(self) -> dict[Tensor, _Range]:
         """Ranges that the converter must be told again of tensors that were moved.
@@ -170,7 +176,6 @@ class Program:
         another range, the converter changes the scale of a tensor without a range of
         its own for all of them.
         """
-        consumers = self.graph.consumers()
         ranges = self.known
         kept = {}
         for call in self.graph.calls:
@@ -182,7 +187,7 @@ class Program:
                 continue
             elif call.inputs[0] in ranges:
                 ranges[output] = ranges[call.inputs[0]]
-                if self._changes(output, self._readers(output, consumers)):
+                if self._changes(output, self.readers.of(output)):
                     kept[output] = ranges[output]
         return kept
 
@@ -192,46 +197,6 @@ class Program:
         uses = len(readers) + (tensor in self.graph.outputs)
         joins = uses > 1 and any(spec.joins_grids for spec in specs)
         return joins or any(spec.requantizes for spec in specs)
-
-    def _barred(self, call: Call) -> list[int]:
-        """The inputs that a call reads across a `BARRIER`.
-
-        They have the grid of one before them: the converter takes an operator on two
-        reshaped tensors of one type before the reshape, and gives it their range. Or
-        they are what the converter would compute again, with a relu.
-        """
-        spec = registry.find(call.operation)
-        if spec is None or spec.output is not Output.RANGE or spec.joins_grids:
-            return []
-        rectifies = spec.activation and not spec.weights and not spec.requantizes
-        if rectifies and call.inputs[0] in self.known:
-            producer = self.producers.get(self._source(call.inputs[0]))
-            if producer is not None and _is_copied(producer):
-                return [0]
-        grids = [self.known[x].ends if x in self.known else x for x in call.inputs]
-        return [
-            position
-            for position, tensor in enumerate(call.inputs)
-            if tensor in self.known
-            and (spec.squares or grids[position] in grids[:position])
-        ]
-
-    def _source(self, tensor: Tensor) -> Tensor:
-        """The tensor before layers that are gone at inference."""
-        producer = self.producers.get(tensor)
-        spec = None if producer is None else registry.find(producer.operation)
-        if producer is None or spec is None or spec.output is not Output.IDENTITY:
-            return tensor
-        return self._source(producer.inputs[0])
-
-    def _readers(self, tensor: Tensor, consumers: Mapping[Tensor, Any]) -> list[Call]:
-        """All that reads a tensor, through layers that are gone at inference."""
-        found: list[Call] = []
-        for reader, _ in consumers.get(tensor, []):
-            spec = registry.find(reader.operation)
-            gone = spec is not None and spec.output is Output.IDENTITY
-            found += self._readers(reader.outputs[0], consumers) if gone else [reader]
-        return found
 
     def run(self, inputs: list[Any]) -> Any:
         """The outputs in the model's structure, by the flat list of inputs."""
@@ -273,10 +238,11 @@ class Program:
         """The outputs of a call, flat."""
         if call.path in self.apart:
             tensors = zip(call.inputs, values, strict=True)
-            values = [_apart(v) if self._on_grid(t) else v for t, v in tensors]
+            values = [apart(v) if self._on_grid(t) else v for t, v in tensors]
         for position in self.barred.get(call, ()):
-            own = self.known[call.inputs[position]]
-            values[position] = own(_apart(values[position]))
+            joins = joins_grids(call)
+            tensor = call.outputs[0] if joins else call.inputs[position]
+            values[position] = self.known[tensor](apart(values[position]))
         args, kwargs = fill(call, values)
         with tf.name_scope(call.path):
             if call in self.folded:
@@ -287,7 +253,7 @@ class Program:
         flat = tree.flatten(outputs)
         if call.path in self.apart:
             tensors = zip(call.outputs, flat, strict=True)
-            flat = [_apart(v) if t in self.entering else v for t, v in tensors]
+            flat = [apart(v) if t in self.entering else v for t, v in tensors]
         entered = [self.enter(t, v) for t, v in zip(call.outputs, flat, strict=True)]
         return [
             self.kept[tensor](value) if tensor in self.kept else value
@@ -331,16 +297,6 @@ class Program:
         return self.steps[call].range("output", outputs)
 
 
-def _apart(value: Any) -> Any:
-    """The value behind what keeps the converter from working across it."""
-    return tf.sin(value, name=BARRIER) if value.dtype.is_floating else value
-
-
-def _is_copied(call: Call) -> bool:
-    spec = registry.find(call.operation)
-    return spec is not None and spec.copied_for_relu
-
-
 class _Range:
     """Fake quantization with the ends of a range as they are now.
 
@@ -368,23 +324,25 @@ class _ConstantSteps:
 
     Args:
         transform: has the ranges.
-        apart: whether there is a `BARRIER` before an activation with a relu inside.
+        apart: whether there is a barrier before an activation with a relu inside.
     """
 
     constant = True
 
     def __init__(self, transform: Quantize | None, apart: bool) -> None:
+        self.apart = apart
         self.symmetric = transform is not None and transform.scheme.symmetric
         names = [*transform.ranges, *transform.fixed] if transform else []
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
-        self.apart = apart and RECTIFIED in self.ranges
 
     def range(self, name: str, value: Any) -> Any:
         if name not in self.ranges:
             return value
         value = self.ranges[name](value)
-        apart = self.apart and name == BEFORE
-        return self.ranges[name](_apart(value)) if apart else value
+        return self.ranges[name](apart(value)) if self._is_apart(name) else value
+
+    def _is_apart(self, name: str) -> bool:
+        return self.apart and name == BEFORE and RECTIFIED in self.ranges
 
     def rectifies(self, name: str) -> bool:
         """Never: the converter is shown every relu."""

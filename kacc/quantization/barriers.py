@@ -1,0 +1,129 @@
+"""Where the converter must not work across a tensor of the graph that it is given.
+
+It rewrites what it finds between quantized tensors, mostly to the better; here and
+there other integers come of it. There the graph has an operation that it cannot
+quantize, which `kacc.converters.islands` takes out of the file again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from kacc.core import registry
+from kacc.core.graph import Call, Graph, Tensor
+from kacc.core.registry import LayerSpec, Output
+
+# Starts the names of these operations.
+BARRIER = "kacc_float"
+
+
+def apart(value: Any) -> Any:
+    """The value behind a barrier: a sine, which the converter cannot quantize."""
+    return tf.sin(value, name=BARRIER) if value.dtype.is_floating else value
+
+
+def is_copied(call: Call) -> bool:
+    """Whether the converter computes a call again where a relu reads it."""
+    spec = registry.find(call.operation)
+    return spec is not None and spec.copied_for_relu
+
+
+def joins_grids(call: Call) -> bool:
+    """Whether a call copies integers of several tensors, such as a concatenation."""
+    spec = registry.find(call.operation)
+    return spec is not None and spec.joins_grids
+
+
+class Readers:
+    """What reads the tensors of a graph, through layers that are gone at inference."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._producers = graph.producers()
+        self._consumers = graph.consumers()
+
+    def of(self, tensor: Tensor) -> list[Call]:
+        """All calls that read a tensor."""
+        found: list[Call] = []
+        for reader, _ in self._consumers.get(tensor, []):
+            gone = _is_gone(registry.find(reader.operation))
+            found += self.of(reader.outputs[0]) if gone else [reader]
+        return found
+
+    def source(self, tensor: Tensor) -> Call | None:
+        """The call that makes a tensor, or None of an input of the graph."""
+        producer = self._producers.get(tensor)
+        if producer is not None and _is_gone(registry.find(producer.operation)):
+            return self.source(producer.inputs[0])
+        return producer
+
+
+def barred_inputs(
+    call: Call, ranges: Mapping[Tensor, tuple[float, float]], readers: Readers
+) -> list[int]:
+    """The inputs that a call reads across a barrier.
+
+    Args:
+        call: one of the graph.
+        ranges: ends of the range of each tensor that has one.
+        readers: of the graph's tensors.
+
+    Returns:
+        Positions in the inputs of the call.
+    """
+    spec = registry.find(call.operation)
+    if spec is None or spec.output is not Output.RANGE:
+        return []
+    if spec.joins_grids:
+        return _requantized(call, ranges, readers)
+    if _rectifies_copy(call, spec, readers) and call.inputs[0] in ranges:
+        return [0]
+    return _alike(call, spec, ranges)
+
+
+def _requantized(
+    call: Call, ranges: Mapping[Tensor, tuple[float, float]], readers: Readers
+) -> list[int]:
+    """The inputs of a concatenation that have a range of their own.
+
+    Before a reshape the converter forgets the range of the concatenation, and gives it
+    that of an input: it has to be shown the change of scale.
+    """
+    specs = [registry.find(reader.operation) for reader in readers.of(call.outputs[0])]
+    moved = any(spec is not None and spec.output is Output.SAME for spec in specs)
+    if not moved or call.outputs[0] not in ranges:
+        return []
+    return [i for i, tensor in enumerate(call.inputs) if tensor in ranges]
+
+
+def _rectifies_copy(call: Call, spec: LayerSpec, readers: Readers) -> bool:
+    """Whether the converter would compute the input of an activation again.
+
+    It fuses a relu into a copy of the operator, which never has the rounded values.
+    """
+    if spec.activation is None or spec.weights or spec.requantizes:
+        return False
+    producer = readers.source(call.inputs[0])
+    return producer is not None and is_copied(producer)
+
+
+def _alike(
+    call: Call, spec: LayerSpec, ranges: Mapping[Tensor, tuple[float, float]]
+) -> list[int]:
+    """The inputs that have the range of one before them.
+
+    The converter takes an operator on two reshaped tensors of one type before the
+    reshape, and gives it their range.
+    """
+    known = [ranges.get(tensor) for tensor in call.inputs]
+    return [
+        position
+        for position, ends in enumerate(known)
+        if ends is not None and (spec.squares or ends in known[:position])
+    ]
+
+
+def _is_gone(spec: LayerSpec | None) -> bool:
+    return spec is not None and spec.output is Output.IDENTITY
