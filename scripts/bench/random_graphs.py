@@ -8,9 +8,12 @@ as it is there, so that a run can be stopped and goes on later.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +43,11 @@ def main() -> int:
     digest = code_digest(*CODE)
     folder = CACHE / "bench" / f"random-graphs-{options.seed}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
-    packs = []
+    packs, worker = [], _Worker()
     for number in range(-(-count // GRAPHS)):
         path = folder / f"{number}.json"
         if not path.is_file():
-            _keep(path, _pack(number, options.seed))
+            _keep(path, worker.pack(number, options.seed))
         packs.append(json.loads(path.read_text()))
         failed = len(packs[-1]["failures"])
         say(f"pack {number + 1}: {packs[-1]['graphs']} graphs, {failed} fail")
@@ -55,6 +58,29 @@ def _keep(path: Path, pack: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(pack))
     part.replace(path)
+
+
+class _Worker:
+    """A process for the packs, since runtimes may crash."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        # A new one now and then: Keras and TensorFlow hold on to what they traced.
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(1, context, max_tasks_per_child=20)
+
+    def pack(self, number: int, seed: int) -> dict[str, Any]:
+        """What came of a pack, or what is known of one that crashed."""
+        try:
+            return self.pool.submit(_pack, number, seed).result()
+        except BrokenProcessPool:
+            self._start()
+        scheme, kernels = TURNS[number % len(TURNS)]
+        failures = {f"graph {i} of pack {number}": "crash" for i in range(GRAPHS)}
+        lost = {"scheme": scheme, "kernels": kernels, "graphs": GRAPHS, "kinds": []}
+        return {**lost, "without a file": 0, "failures": failures, "seconds": 0}
 
 
 def _pack(number: int, seed: int) -> dict[str, Any]:

@@ -291,7 +291,13 @@ def grow(branch: Branch) -> Grown:
     grower = _Grower(branch)
     for step in branch.steps:
         grower.step(step)
-    shown = [t for t in grower.tensors[1:] if t.shown or not t.read]
+    # XNNPACK crashes where an input is an output too, with operators that read it.
+    x = grower.tensors[0].values
+    shown = [
+        t
+        for t in grower.tensors[1:]
+        if (t.shown or not t.read) and not np.array_equal(t.values, x)
+    ]
     outputs = [t.symbol for t in shown]
     names = [layer.name for _, _, layer in grower.made]
     inputs = [grower.input]
