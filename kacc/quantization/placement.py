@@ -186,8 +186,11 @@ class _Placer:
         self, call: Call, spec: LayerSpec, names: dict[str, RangeSpec]
     ) -> None:
         ranges = dict(spec.ranges(call.operation))
-        if id(call.operation) in self.fusing:
-            del ranges["output"]
+        everywhere = id(call.operation) in self.fusing
+        # Read across a barrier, a copied operator keeps the range of its other calls.
+        if everywhere or (self._fuses_relu(call) and not spec.copied_for_relu):
+            if everywhere:
+                del ranges["output"]
             self._set(call, _On.FUSED)
             follower = self._readers(call)[0]
             self.result.fused[call] = follower
@@ -246,7 +249,14 @@ class _Placer:
             after = registry.find(follower.operation)
             if after is not None and after.affine:
                 return spec.folds_batch_norm and ends_linear
-        absorbs = spec.absorbs_relu and ends_linear
+        return self._fuses_relu(call)
+
+    def _fuses_relu(self, call: Call) -> bool:
+        spec = registry.find(call.operation)
+        if self.reasons[call] or spec is None:
+            return False
+        linear = spec.activation is None or spec.activation(call.operation) == "linear"
+        absorbs = spec.absorbs_relu and linear
         absorbs = absorbs or spec.activation_absorbs_relu(call.operation)
         return absorbs and self._only_relus_read(call)
 

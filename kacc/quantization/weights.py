@@ -16,6 +16,9 @@ from kacc.quantization.transform import Quantize
 # The converter's limit of an integer bias, half of what would fit.
 _LARGEST_BIAS = float(2**30 - 1)
 
+# Of the weights of channels that are all zero: biases of some ten fit 32 bits by it.
+_STEP_OF_ZEROS = 1e-6
+
 
 @dataclass(frozen=True)
 class IntegerWeight:
@@ -141,6 +144,11 @@ def _explicit_weight(
         integers = fold_into_kernel(integers, weight.channels, tf.sign(factor))
         folded = fold_into_kernel(step, weight.channels, tf.abs(factor))
         step = tf.where(folded > 0, folded, step)  # a file's scale is positive
+    # Of a channel of zeros any step is right; large ones make multipliers that XNNPACK
+    # does not take, and crashes.
+    axes = [i for i, size in enumerate(step.shape) if size == 1]
+    empty = tf.reduce_max(tf.abs(integers), axis=axes, keepdims=True) == 0
+    step = tf.where(empty, tf.fill(tf.shape(step), _STEP_OF_ZEROS), step)
     scale = tf.cast(tf.reshape(step, [-1]), tf.float64)
     return IntegerWeight(integers, integers * step, scale, bits, explicit=True)
 

@@ -126,6 +126,7 @@ SPECS = [
     LayerSpec(
         layers.LayerNormalization,
         ranges=_ranges,
+        absorbs_relu=True,
         call=_layer_norm,
         integer=_integer_layer_norm,
         supported=_layer_norm_reason,
@@ -144,6 +145,7 @@ SPECS = [
             "normalized": RangeSpec(),
             "output": RangeSpec(),
         },
+        absorbs_relu=True,
         squares=True,
         call=_rms_norm,
         integer=_integer_rms_norm,

@@ -39,6 +39,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
 EXCLUDED = (
     "an operator inside a `call` cannot hold its ranges, a layer can",
     "another relu reads the same tensor; the converter makes one of both",
+    "it resizes images that are smaller",
 )
 
 

@@ -223,9 +223,11 @@ class _Grower:
         return known
 
     def _reused(self, step: Step) -> Any:
-        if step.reuse == 0 or not self.made:
+        # Only layers with weights are called again: nobody shares a sum.
+        shared = [made for made in self.made if made[2].weights]
+        if step.reuse == 0 or not shared:
             return None
-        return self.made[-1 - (step.reuse - 1) % len(self.made)]
+        return shared[-1 - (step.reuse - 1) % len(shared)]
 
     def _others(
         self, first: _Tensor, count: int, numbers: Sequence[int]
@@ -277,7 +279,8 @@ class _Grower:
                 value *= self.rng.random(variable.shape) > 0.05
             else:
                 value = self.rng.normal(size=variable.shape) / np.sqrt(fan)
-                value *= self.rng.random(variable.shape[-1:]) > 0.05
+                kept = self.rng.random(variable.shape[-1:]) > 0.05
+                value *= kept if kept.any() else 1.0
             variable.assign(value)
 
 

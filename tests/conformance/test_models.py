@@ -182,3 +182,22 @@ def soft_shrink_of_a_moved_tensor():
 def test_an_activation_that_reads_a_moved_tensor_by_another_range(tmp_path):
     model, x = quantized(soft_shrink_of_a_moved_tensor)
     assert_equal_to_file(model, x, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layer", ["Conv2D", "Dense", "BatchNormalization", "RMSNormalization"]
+)
+def test_a_shared_layer_of_which_a_relu_reads_one_call(layer, tmp_path):
+    """The converter fuses the relu into that call, and not into the others."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        arguments = {"Conv2D": (3, 1), "Dense": (3,)}.get(layer, ())
+        shared = getattr(keras.layers, layer)(*arguments)
+        first = keras.layers.ReLU()(shared(image))
+        second = shared(keras.layers.DepthwiseConv2D(1)(image))
+        outputs = [keras.layers.DepthwiseConv2D(1)(x) for x in (first, second)]
+        return keras.Model(image, outputs)
+
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
