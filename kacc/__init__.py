@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, layers
+    from kacc import callbacks, layers, pruning, schedules
     from kacc.acceleration import accelerate
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kacc.core.rules import Rule
     from kacc.measurement.measure import Measurement, measure
     from kacc.pruning.channels.pruner import prune_channels
+    from kacc.pruning.model import prune
     from kacc.quantization.model import quantize
     from kacc.quantization.simulation import simulate
     from kacc.support import register_layer
@@ -52,9 +53,12 @@ __all__ = [
     "measure",
     "microcontroller",
     "parity",
+    "prune",
     "prune_channels",
+    "pruning",
     "quantize",
     "register_layer",
+    "schedules",
     "simulate",
     "strip",
 ]
@@ -77,6 +81,7 @@ _MODULES = {
     "measure": "kacc.measurement.measure",
     "microcontroller": "kacc.converters.microcontroller",
     "parity": "kacc.converters.parity",
+    "prune": "kacc.pruning.model",
     "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
@@ -86,7 +91,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "layers"):
+    if name in ("callbacks", "layers", "pruning", "schedules"):
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")

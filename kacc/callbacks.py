@@ -1,6 +1,7 @@
 """Callbacks for `model.fit`."""
 
+from kacc.pruning.callback import Pruning
 from kacc.pruning.channels.callback import ChannelPruning
 from kacc.quantization.callback import QuantizationAwareTraining
 
-__all__ = ["ChannelPruning", "QuantizationAwareTraining"]
+__all__ = ["ChannelPruning", "Pruning", "QuantizationAwareTraining"]

@@ -17,6 +17,7 @@ def _classifier():
         keras.layers.Conv2D(4, 3, use_bias=False),
         keras.layers.BatchNormalization(),
         keras.layers.ReLU(),
+        keras.layers.Conv2D(8, 3, activation="relu"),
         keras.layers.GlobalAveragePooling2D(),
         keras.layers.Dense(3, activation="softmax"),
     ]
@@ -25,16 +26,36 @@ def _classifier():
     return model
 
 
-def test_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def _run(example, folder, monkeypatch):
+    """The names that it has afterwards; it writes into the folder."""
     random = np.random.default_rng(0)
     x, y = random.random((64, 6, 6, 1), np.float32), random.integers(0, 3, 64)
     names = {"x_train": x, "y_train": y, "x_val": x[:16], "y_val": y[:16]}
     names |= {"model": _classifier(), "plain_model": _classifier()}
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     exec(example, names)
+    return names
+
+
+def test_training_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    example, _ = EXAMPLES
+    _run(example, tmp_path, monkeypatch)
     assert {"model.tflite", "ptq.tflite"} <= {p.name for p in tmp_path.iterdir()}
     assert "1 LSB" in capsys.readouterr().out
+
+
+def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
+    _, example = EXAMPLES
+    names = _run(example, tmp_path, monkeypatch)
+    artifact, model = names["artifact"], kacc.strip(names["model"])
+    kernels = [x.kernel.numpy() for x in model.layers if hasattr(x, "kernel")]
+    _, middle, _ = kernels
+    zeros = np.sum(middle == 0)
+    assert zeros == 0.75 * middle.size
+    assert artifact.sparsity >= zeros / sum(kernel.size for kernel in kernels)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -1,6 +1,7 @@
 """The set-up that scripts/demo and scripts/test do; a whole one is left to CI."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,3 +78,12 @@ def test_empty_stamp_and_broken_python_do_not_agree(finished):
     (finished / ".venv/bin/python").unlink()
     (finished / ".venv/kacc-demo.stamp").write_text("")
     assert _bash(finished, "is_ready demo") != 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "scripts/bench").glob("*.py")), ids=lambda path: path.stem
+)
+def test_code_that_a_benchmark_names_is_there(path):
+    """What it has trained is kept in a cache, by the hash of that code."""
+    named = re.findall(r'"((?:kacc|scripts)/[\w/.]+)"', path.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []

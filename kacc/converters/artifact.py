@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kacc.converters import flatbuffer
+from kacc.converters import flatbuffer, stored
 from kacc.converters.runtime import Runtime, from_grid, open_runtime, real, to_grid
 from kacc.converters.samples import check
 from kacc.core.errors import KaccError, UsageError
@@ -51,6 +52,16 @@ class Artifact:
     def size_bytes(self) -> int:
         """The size of the file."""
         return self.manifest.size_bytes
+
+    @property
+    def gzip_bytes(self) -> int:
+        """The size of the file after gzip (RFC 1952), as it travels in an update."""
+        return len(gzip.compress(self.read(), compresslevel=9, mtime=0))
+
+    @property
+    def sparsity(self) -> float:
+        """The share of exact zeros among the weights that the file stores."""
+        return stored.sparsity(self.read())
 
     def predict(
         self, x: Any, raw: bool = False, *, kernels: str = "xnnpack", threads: int = 1

@@ -44,6 +44,7 @@ def convert(
     rounding: Any = "nearest",
     bias_correction: bool = False,
     accelerator: int | None = None,
+    sparse: bool = False,
 ) -> Artifact:
     """Converts a Keras model to a file, which is there whole or not at all.
 
@@ -83,6 +84,17 @@ def convert(
             "kacc" here too.
         accelerator: the NPU's MACs per cycle, 32, 64, 128 (the default) or 256, for
             "ethos-u55".
+        sparse: for a pruned model and the targets "tflite-float32" and
+            "tflite-float16": whether the file stores kernels of 1x1 convolutions and
+            dense layers with many zeros in TFLite's sparse format (TFLiteConverter's
+            experimental sparsity optimization). The file becomes smaller; runtimes
+            unpack it when they load it. XNNPACK computes with the sparse form on Arm
+            and in WebAssembly, not on x86 with AVX, where its dense kernels are faster.
+            It does so from a 3x3 convolution of 3 channels, with stride 2 and a border
+            of 1, on to a mean over the image: all between them must be 1x1
+            convolutions, of whose weights two thirds are zero, depthwise 3x3 and 5x5
+            convolutions, additions, multiplications and activations (Elsen et al. 2020,
+            arXiv:1911.09723; XNNPACK delegate's README, "Sparse Inference").
 
     Returns:
         The `Artifact`, which also `open_artifact(path)` gives.
@@ -105,7 +117,7 @@ def convert(
     row = target_called(target)
     options = PostTraining(ranges, rules, rounding, bias_correction)
     io = io or row.io
-    _check_options(row, io, batch, backend)
+    _check_options(row, io, batch, backend, sparse)
     _check_accelerator(row, accelerator)
     batch = row.batch if batch is None else batch
     scheme = _scheme_of(model)
@@ -115,7 +127,14 @@ def convert(
     samples = _calibrated(model, row, scheme, calibration, options)
     graph = freeze(model, batch, barriers=row.integer)
     request = Request(
-        graph, scheme, samples, io, backend, target, accelerator=accelerator
+        graph,
+        scheme,
+        samples,
+        io,
+        backend,
+        target,
+        accelerator=accelerator,
+        sparse=sparse,
     )
     if legacy.is_legacy(model):
         request = replace(request, by_tfmot=scheme is not None)
@@ -127,18 +146,26 @@ def convert(
         request = replace(request, own=own, backend=forced)
     converted = row.handler(request)
     used = {"batch": batch, **({"io": io} if row.integer else {})}
+    if sparse:
+        used["sparse"] = True
     if samples is not None:
         used["calibration_samples"] = len(samples)
     return _write(path, request, converted, used | options.given)
 
 
 def _check_options(
-    row: Target, io: Any, batch: int | None, backend: str | None
+    row: Target, io: Any, batch: int | None, backend: str | None, sparse: bool
 ) -> None:
     known = (row.io, "float32")
     if io not in known:
         raise UsageError(
             f"`io` must be one of {known} for the target {row.name!r}", received=io
+        )
+    if sparse and not row.sparse:
+        raise UsageError(
+            f"Files of the target {row.name!r} store all zeros",
+            received="sparse=True",
+            fix='Leave it out, or convert to "tflite-float32" or "tflite-float16"',
         )
     is_size = isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
     if batch is not None and not is_size:

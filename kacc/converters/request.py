@@ -34,6 +34,7 @@ class Request:
         accelerator: the size of the NPU, or None.
         constants: gives the constant operands of a quantized model.
         wide: whether the file's activations have 16 bits, and its biases 64.
+        sparse: whether weights with many zeros are stored without them.
     """
 
     graph: FrozenGraph
@@ -49,6 +50,7 @@ class Request:
     accelerator: int | None = None
     constants: Callable[[], tuple[FileConstant, ...]] = tuple
     wide: bool = False
+    sparse: bool = False
 
 
 @dataclass(frozen=True)

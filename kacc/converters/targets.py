@@ -28,6 +28,7 @@ class Target:
         accelerators: the sizes that `accelerator` may name.
         batch: the only batch size that it takes, or None.
         io: the integer type of the inputs and outputs.
+        sparse: whether it can store weights without their zeros.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Target:
     accelerators: tuple[int, ...] = ()
     batch: int | None = None
     io: str = "int8"
+    sparse: bool = False
 
     @property
     def scheme(self) -> str:
@@ -50,8 +52,8 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("tflite-float32", tflite.to_float32, ".tflite"),
-        Target("tflite-float16", tflite.to_float16, ".tflite"),
+        Target("tflite-float32", tflite.to_float32, ".tflite", sparse=True),
+        Target("tflite-float16", tflite.to_float16, ".tflite", sparse=True),
         Target("tflite-dynamic", tflite.to_dynamic, ".tflite"),
         Target(
             "tflite-int8",

@@ -33,7 +33,11 @@ _BATCH = 32  # samples per step of calibration where the file leaves the size fr
 
 def to_float32(request: Request) -> Converted:
     """A file that computes in float32."""
-    return Converted(_convert(request.graph), "tflite")
+
+    def options(converter: Any) -> None:
+        converter.optimizations = _sparsity(request)
+
+    return Converted(_convert(request.graph, options), "tflite")
 
 
 def to_float16(request: Request) -> Converted:
@@ -42,10 +46,16 @@ def to_float16(request: Request) -> Converted:
     def options(converter: Any) -> None:
         import tensorflow as tf
 
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.optimizations = [tf.lite.Optimize.DEFAULT, *_sparsity(request)]
         converter.target_spec.supported_types = [tf.float16]
 
     return Converted(_convert(request.graph, options), "tflite")
+
+
+def _sparsity(request: Request) -> list[Any]:
+    import tensorflow as tf
+
+    return [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if request.sparse else []
 
 
 def to_dynamic(request: Request) -> Converted:
@@ -308,7 +318,7 @@ def _require_integer(data: bytes, request: Request) -> None:
         raise ConversionError(
             f"Every operator of a {request.target} file must be integer",
             received="in float: " + ", ".join(dict.fromkeys(names)),
-            fix=_way_out(request),
+            fix=_way_out(request, {kind for kind, _ in unasked}),
         )
 
 
@@ -322,7 +332,9 @@ def _warn_of_floats(origins: list[tuple[str, str]]) -> None:
         )
 
 
-def _way_out(request: Request) -> str:
+def _way_out(request: Request, kinds: set[str]) -> str:
+    if kinds == {"SHAPE"}:
+        return "Pass batch=1: operators read the shape where the batch may be any"
     if request.scheme is None:
         return "Replace these layers, or convert to 'tflite-dynamic'"
     if request.by_tfmot and request.calibration is None:

@@ -66,6 +66,8 @@ def set_technique(model: keras.Model, name: str, settings: dict[str, Any]) -> No
 def strip(model: keras.Model) -> keras.Model:
     """Takes all transforms off, in place; the weights stay as they are trained.
 
+    Those that pruning removed are exact zeros.
+
     Args:
         model: a Keras 3 model, attached or not.
 

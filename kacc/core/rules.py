@@ -21,9 +21,11 @@ class Rule:
         pattern: regular expression for the whole path.
         skip: whether the layers stay as they are.
         bits: of the layers' weights, 4 or 8, or None for what the scheme says.
+        sparsity: for pruning, the share of their weights to remove.
 
     Raises:
-        UsageError: if the pattern is not a regular expression, or `bits` another width.
+        UsageError: if the pattern is not a regular expression, `bits` another width, or
+            `sparsity` not from 0 to less than 1.
 
     Example:
         >>> import kacc
@@ -34,10 +36,17 @@ class Rule:
     pattern: str
     skip: bool = False
     bits: int | None = None
+    sparsity: float | None = None
 
     def __post_init__(self) -> None:
         if self.bits not in (None, 4, 8):
             raise UsageError("The `bits` of a rule must be 4 or 8", received=self.bits)
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise UsageError(
+                "The sparsity of a rule must be from 0 to less than 1",
+                received=self.sparsity,
+                fix="0.75 removes three of four weights",
+            )
         try:
             re.compile(self.pattern)
         except (re.error, TypeError) as error:
@@ -93,8 +102,11 @@ def resolve(rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Rule]:
 
 
 def to_config(rules: Sequence[Rule]) -> list[dict[str, Any]]:
-    """The rules as JSON values."""
-    return [asdict(rule) for rule in rules]
+    """The rules as JSON values; what a rule leaves open is left out."""
+    return [
+        {name: value for name, value in asdict(rule).items() if value is not None}
+        for rule in rules
+    ]
 
 
 def from_config(config: Iterable[dict[str, Any]]) -> tuple[Rule, ...]:

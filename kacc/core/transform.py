@@ -55,6 +55,7 @@ class Transform:
     """
 
     stage: ClassVar[int]
+    weights_only: ClassVar[bool] = False  # whether tensors stay as they are
 
     def __init__(self) -> None:
         self.enabled = True
@@ -65,6 +66,9 @@ class Transform:
     def weight(self, attribute: str, value: Any) -> Any:
         """The value to compute with in the place of the weight's."""
         return value
+
+    def settle(self) -> None:
+        """Writes into the weights what is to stay when the transform is taken off."""
 
     def range(self, name: str, value: Any) -> Any:
         """The value of the tensor `name` as the file will have it."""

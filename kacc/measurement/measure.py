@@ -16,7 +16,7 @@ from kacc.converters.signature import signature_of
 from kacc.measurement.accuracy import accuracy
 from kacc.measurement.latency import Latency, inputs_of, latency
 from kacc.measurement.macs import macs
-from kacc.measurement.memory import peak_memory_bytes, size_bytes
+from kacc.measurement.memory import gzip_bytes, peak_memory_bytes, size_bytes
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Measurement:
         accuracy: share of right classes, or what the metric gave; None if neither is
             known.
         size_bytes: of the file, or of the model's variables.
+        gzip_bytes: the same after gzip.
         latency: of one sample.
         peak_memory_bytes: of the activations alive at once for one sample.
         samples: how many samples the accuracy was measured on.
@@ -38,6 +39,7 @@ class Measurement:
     name: str
     accuracy: float | None
     size_bytes: int
+    gzip_bytes: int
     latency: Latency
     peak_memory_bytes: int
     samples: int
@@ -60,6 +62,7 @@ class Measurement:
     def _figures(self) -> list[tuple[str, str]]:
         figures = [
             ("size", readable_bytes(self.size_bytes)),
+            ("gzip", readable_bytes(self.gzip_bytes)),
             ("latency", str(self.latency)),
             ("peak activations", readable_bytes(self.peak_memory_bytes)),
         ]
@@ -116,6 +119,7 @@ def measure(
         name=model_or_artifact.target if is_file else model_or_artifact.name,
         accuracy=None if score is None else float(score),
         size_bytes=size_bytes(model_or_artifact),
+        gzip_bytes=gzip_bytes(model_or_artifact),
         latency=latency(model_or_artifact, one, threads=threads, kernels=kernels),
         peak_memory_bytes=peak_memory_bytes(model_or_artifact),
         samples=len(samples),

@@ -136,10 +136,7 @@ def _detach_others(model: keras.Model, placement: Placement) -> None:
     """Takes quantization off what had it and now stays in float, by a rule."""
     for operation, transform in list(quantized(model)):
         if id(operation) not in placement.operations:
-            others = [t for t in attach.transforms_of(operation) if t is not transform]
-            attach.detach(operation)
-            if others:
-                attach.attach(operation, others, owner=model)
+            attach.detach(operation, transform)
 
 
 def _prefixes(graph: Graph, with_layers: bool) -> dict[int, str]:

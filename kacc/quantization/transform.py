@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from keras import tree
 
-from kacc.core import registry
+from kacc.core import attach, registry
 from kacc.core.errors import UsageError
 from kacc.core.transform import (
     QUANTIZE,
@@ -141,9 +141,8 @@ class Quantize(Transform):
         if self.steps is None:
             return
         for attribute, channels in self._channels.items():
-            value = getattr(self._operation, attribute).value
-            full = tf.cast(tf.convert_to_tensor(value), tf.float32)
-            self.steps.begin(attribute, full, channels)
+            value = attach.weight_before(self._operation, attribute, QUANTIZE)
+            self.steps.begin(attribute, tf.cast(value, tf.float32), channels)
 
     def freeze(self, frozen: bool) -> None:
         """Sets whether ranges and steps stay as they are in training."""

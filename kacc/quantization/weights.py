@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from kacc.core import registry
+from kacc.core import attach, registry
 from kacc.core.fold import fold_into_kernel
+from kacc.core.transform import QUANTIZE
 from kacc.quantization import functional, learned
 from kacc.quantization.transform import Quantize
 
@@ -63,14 +64,15 @@ def file_weights(
     Returns:
         Tensors computed from the variables' present values.
     """
-    bias = _full(getattr(layer, spec.bias, None)) if spec.bias else None
+    bias = getattr(layer, spec.bias, None) if spec.bias else None
+    bias = None if bias is None else _float32(bias.value)
     factor = None
     if batch_norm is not None:
         factor, offset = _affine(batch_norm)
         bias = offset if bias is None else bias * factor + offset
     weights = {
         weight.attribute: _integer_weight(
-            _full(getattr(layer, weight.attribute)),
+            _float32(attach.weight_before(layer, weight.attribute, QUANTIZE)),
             weight,
             transform,
             # Of two convolutions in one layer the second is the one before the
@@ -159,8 +161,5 @@ def _converter_scale(real: Any, channels: tuple[int, ...]) -> Any:
     return tf.reshape(wide, [-1])
 
 
-def _full(variable: Any) -> Any:
-    """A variable's own value, whatever the layer's compute dtype is."""
-    if variable is None:
-        return None
-    return tf.cast(tf.convert_to_tensor(variable.value), tf.float32)
+def _float32(value: Any) -> Any:
+    return tf.cast(tf.convert_to_tensor(value), tf.float32)

@@ -49,6 +49,16 @@ def test_int8_is_all_integer_and_near(model, images, int8_file):
     np.testing.assert_allclose(int8_file.predict(images), model(images), atol=0.05)
 
 
+def test_shapes_that_ai_edge_leaves_in_float_go_with_a_fixed_batch(images, tmp_path):
+    transposed = layers.Conv2DTranspose(2, 2, strides=2, name="up")
+    model = keras.Sequential([keras.Input((8, 8, 3)), transposed])
+    call = model, tmp_path / "m.tflite", "tflite-int8", images
+    with pytest.raises(ConversionError, match=r"SHAPE from up.*batch=1"):
+        convert(*call, backend="ai-edge")
+    artifact = convert(*call, backend="ai-edge", batch=1)
+    assert artifact.manifest.backend == "ai-edge"
+
+
 def test_float_inputs_of_an_int8_file(two_file, two_by_two, images, extras):
     assert {x.dtype for x in two_file.manifest.inputs} == {"float32"}
     got = two_file.predict([images, extras])

@@ -162,7 +162,7 @@ def test_options_as_the_manifest_has_them():
     given = PostTraining("mse", [rule]).given
     assert set(given) == {"ranges", "rules"}
     assert given["ranges"] == "mse"
-    assert given["rules"][0] == {"pattern": "head", "skip": True, "bits": None}
+    assert given["rules"][0] == {"pattern": "head", "skip": True}
     assert PostTraining().given == {}
 
 

@@ -54,6 +54,20 @@ def test_tracker_refuses_and_takes_variables(dense):
     assert child not in dense._layers
 
 
+def test_post_build_is_called_by_a_build_that_may_still_add_state():
+    """core.attach: where transforms make the variables of a layer wrapped unbuilt."""
+    seen = []
+
+    class Probe(layers.Dense):
+        def _post_build(self):
+            super()._post_build()
+            seen.append((self.built, self._tracker.locked, tuple(self.kernel.shape)))
+
+    Probe(2).build((None, 3))
+    Probe(2)(keras.Input((4,)))
+    assert seen == [(True, False, (3, 2)), (True, False, (4, 2))]
+
+
 def test_flatten_layers_walks_everything():
     """core.attach, core.graph: nested models, blocks, composite layers, each once."""
     model = models.nested()

@@ -7,7 +7,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kacc.measurement.memory import Step, peak_bytes, peak_memory_bytes, size_bytes
+from kacc.measurement.memory import (
+    Step,
+    gzip_bytes,
+    peak_bytes,
+    peak_memory_bytes,
+    size_bytes,
+)
 
 layers = keras.layers
 
@@ -64,3 +70,13 @@ def test_a_model_that_hands_its_input_through():
     model = keras.Model(image, [image, layers.Dense(2)(image)])
     assert peak_memory_bytes(model) >= 4 * 4 + 4 * 2
     assert np.isfinite(peak_memory_bytes(model))
+
+
+def test_zeros_compress(float_file):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(64)])
+    dense = gzip_bytes(model)
+    assert 0.8 * size_bytes(model) < dense < 1.1 * size_bytes(model)
+    kernel = model.layers[0].kernel
+    kernel.assign(np.where(np.arange(64) % 4 == 0, kernel.numpy(), 0))
+    assert gzip_bytes(model) < 0.4 * dense
+    assert gzip_bytes(float_file) == float_file.gzip_bytes

@@ -95,6 +95,17 @@ class TestFit:
         assert error(tf.round(weight)) > 5 * error(found)
         assert error(found) <= 1.5 * best
 
+    def test_exact_zeros_stay_where_others_cannot_make_up_for_an_error(self):
+        """A pruned weight has no rounding to fit, whatever the outputs ask for."""
+        rng = np.random.default_rng(2)
+        x = tf.constant(rng.uniform(1, 2, size=(64, 8)).astype("float32"))
+        weight = rng.normal(size=(8, 4)) * rng.integers(0, 2, (8, 4))
+        weight = tf.constant(weight.astype("float32"))
+        wanted = product([x], [weight]) + 5.0
+        call = [weight], [tf.constant(0.3)], 4, [x], wanted, product
+        (found,) = fitted_integers(*call, AdaRound(steps=200))
+        assert (found.numpy()[weight.numpy() == 0] == 0).all()
+
     def test_the_same_data_give_the_same_integers(self):
         rng = np.random.default_rng(1)
         x = tf.constant(rng.normal(size=(64, 5)).astype("float32"))
