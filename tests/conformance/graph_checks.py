@@ -10,7 +10,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,8 @@ def _each_alone(
 ) -> list[Failure]:
     found = []
     for number in packed.graphs:
-        found += check([branches[number]], kernels, recipe)
+        alone = check([branches[number]], kernels, recipe)
+        found += [replace(failure, number=number) for failure in alone]
     if not found:
         what = "fails only together with others:\n" + traceback.format_exc()
         found = [Failure(n, g, "none", what) for n, g in packed.graphs.items()]
