@@ -256,7 +256,7 @@ class _Grower:
             if layer is not None and not again:
                 self._fill_weights(layer)
             values = np.asarray(function(*[source.values for source in sources]))
-        except (ValueError, TypeError, tf.errors.OpError):
+        except (ValueError, TypeError, IndexError, tf.errors.OpError):
             return None
         if values.shape[1:] != symbol.shape[1:] or values.shape[0] != SAMPLES:
             return None
