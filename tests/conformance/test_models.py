@@ -201,3 +201,17 @@ def test_a_shared_layer_of_which_a_relu_reads_one_call(layer, tmp_path):
 
     model, x = quantized(build)
     assert_equal_to_file(model, x, tmp_path)
+
+
+def joined_before_a_reshape():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(1)(image)
+    y = keras.layers.Rescaling(4.0)(x)
+    joined = keras.layers.Concatenate()([x, y])
+    return keras.Model(image, [x, keras.ops.square(keras.ops.repeat(joined, 2, -1))])
+
+
+def test_a_concatenation_before_a_reshape_keeps_its_range(tmp_path):
+    """The converter would give it that of an input that others read too."""
+    model, x = quantized(joined_before_a_reshape)
+    assert_equal_to_file(model, x, tmp_path)

@@ -121,3 +121,28 @@ def test_equal_weights_of_different_widths(images, tmp_path):
     kacc.quantize(model, "w4a8", rules, learned_steps=True)
     calibrate(model, [images])
     assert_equals_file(model, "w4a8", images, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "w4a8"])
+@pytest.mark.parametrize("shared_axes", [None, [1, 2]])
+def test_prelu_with_learned_steps(scheme, shared_axes, images, tmp_path):
+    image = keras.Input((6, 6, 3))
+    slopes = layers.PReLU(shared_axes=shared_axes, alpha_initializer="random_uniform")
+    model = keras.Model(image, layers.Conv2D(2, 3)(slopes(image)))
+    kacc.quantize(model, scheme, learned_steps=True)
+    calibrate(model, [images])
+    assert_equals_file(model, scheme, images, tmp_path)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_steps_of_a_layer_of_zeros(kind, images, tmp_path):
+    """Any step is right; by large ones XNNPACK's multipliers end."""
+    image = keras.Input((6, 6, 3))
+    x = layers.Conv2D(3, 1, name="before")(image)
+    empty = LAYERS[kind]("empty")
+    model = keras.Model(image, layers.Conv2D(2, 1)(empty(x)))
+    empty.kernel.assign(0.0 * empty.kernel)
+    empty.bias.assign([1e-3, 0.0, -1e-3, 2e-3])
+    kacc.quantize(model, learned_steps=True)
+    calibrate(model, [images])
+    assert_equals_file(model, "int8", images, tmp_path)

@@ -7,6 +7,7 @@ formula says, over values that a few models would not reach.
 import math
 from fractions import Fraction
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -318,3 +319,14 @@ def test_vector_instructions_go_over_a_whole_batch_in_quantize():
     got = numbers(KERNELS["builtin"].requantize(x, out)).ravel().tolist()
     assert got == [-1] * 16 + [-2] * 5
     assert (numbers(KERNELS["reference"].requantize(x, out)) == -2).all()
+
+
+@pytest.mark.parametrize(("name", "want"), [("builtin", 53), ("xnnpack", 52)])
+def test_ties_of_a_table_are_rounded_as_by_the_runtime(name, want):
+    """256 sigmoid is 180.5 there in float32; LiteRT 2.3 gives these two integers."""
+    scale = np.float64(np.float32(0.008804021403193474))
+    read = Grid(tf.constant(scale, tf.float64), tf.constant(-64.0))
+    made = Grid(tf.constant(1 / 256, tf.float64), tf.constant(-128.0))
+    x = Quantized(tf.constant([35.0]), read)
+    result = KERNELS[name].table(x, keras.ops.sigmoid, made)
+    assert result.integers.numpy() == [want]

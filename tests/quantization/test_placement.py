@@ -185,6 +185,21 @@ def test_an_average_of_a_quantized_tensor_inside_a_call_is_not(recwarn):
     assert not [w for w in recwarn if "in float" in str(w.message)]
 
 
+def test_a_moved_float_tensor_that_no_layer_reads_is_reported():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv = layers.Conv2D(4, 1, name="conv")
+
+        def call(self, x):
+            return self.conv(x), ops.repeat(x, 2, axis=-1)
+
+    model = Model()
+    model(np.ones((1, *SHAPE), "float32"))
+    with pytest.warns(UserWarning, match=r"repeat.*cannot hold its ranges"):
+        kacc.quantize(model)
+
+
 @pytest.mark.parametrize("rival", [layers.ReLU, layers.PReLU])
 def test_a_prelu_beside_another_relu_is_reported(rival):
     """The converter makes one relu of both, and no longer sees a PRELU."""

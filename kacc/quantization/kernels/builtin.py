@@ -202,21 +202,24 @@ class BuiltIn:
         grid: Grid,
         stepwise: Callable[[Any], Any] | None = None,
     ) -> Quantized:
-        """LOGISTIC and the like: f(x) / s + z of each value, halves away from zero."""
-        if function in LIBM:
-            scaled = by_libm(function, x.real) * (1.0 / grid.scale32)
-            away = tf.sign(scaled) * tf.floor(tf.abs(scaled) + 0.5)
-            return on_grid(grid, away)
+        """LOGISTIC and the like: f(x) / s + z of each of the 256 values."""
+        if function in _LIBM:
+            return self.entries(_by_libm(function, x.real), grid)
         return quantize(function(x.real), grid)
+
+    def entries(self, values: Any, grid: Grid) -> Quantized:
+        """The integers of a table: halves are rounded away from zero."""
+        scaled = values * (1.0 / grid.scale32)
+        return on_grid(grid, tf.sign(scaled) * tf.floor(tf.abs(scaled) + 0.5))
 
 
 # Functions that the runtimes compute by the C library, which rounds as good as always
 # to the nearest float32. TensorFlow's own are a few roundings off.
-LIBM = (keras.ops.sigmoid, keras.ops.tanh, keras.ops.exp, keras.ops.log)
+_LIBM = (keras.ops.sigmoid, keras.ops.tanh, keras.ops.exp, keras.ops.log)
 
 
-def by_libm(function: Callable[[Any], Any], values: Any) -> Any:
-    """A function of `LIBM`, in the runtimes' steps of float32."""
+def _by_libm(function: Callable[[Any], Any], values: Any) -> Any:
+    """A function of `_LIBM`, in the runtimes' steps of float32."""
     if function is keras.ops.sigmoid:
-        return 1.0 / (1.0 + by_libm(keras.ops.exp, -values))
+        return 1.0 / (1.0 + _by_libm(keras.ops.exp, -values))
     return tf.cast(function(f64(values)), tf.float32)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from kacc.quantization.integer import Grid, Quantized, quantize
 from kacc.quantization.kernels import resize
-from kacc.quantization.kernels.builtin import LIBM, BuiltIn, by_libm
+from kacc.quantization.kernels.builtin import BuiltIn
 from kacc.quantization.kernels.rescale import (
     count_of,
     exponent_of,
@@ -90,14 +90,6 @@ class XnnPack(BuiltIn):
         total = x.centered * multiplier + grid.zero * 256.0 + 128.0
         return Quantized(grid.clip(tf.floor(total / 256.0)), grid)
 
-    def table(
-        self,
-        x: Quantized,
-        function: Callable[[Any], Any],
-        grid: Grid,
-        stepwise: Callable[[Any], Any] | None = None,
-    ) -> Quantized:
-        """LOGISTIC and the like: rint(f(x) / s) + z of each value."""
-        if function in LIBM:
-            return quantize(by_libm(function, x.real), grid)
-        return quantize(function(x.real), grid)
+    def entries(self, values: Any, grid: Grid) -> Quantized:
+        """The integers of a table: halves are rounded to even."""
+        return quantize(values, grid)
