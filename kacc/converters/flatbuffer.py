@@ -291,6 +291,14 @@ def with_metadata(data: bytes, name: str, content: bytes) -> bytes:
     return pack(model, len(data) + len(content))
 
 
+def operator_kinds(model: Any) -> list[int]:
+    """The built-in operator of each code of a `ModelT` of the schema's object API.
+
+    Kinds below 127 stand in the older field too, and those beyond in the newer one.
+    """
+    return [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+
+
 def pack(model: Any, size: int) -> bytes:
     """Serializes a `ModelT` of the schema's object API.
 

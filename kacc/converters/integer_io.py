@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kacc.converters.flatbuffer import pack
+from kacc.converters.flatbuffer import operator_kinds, pack
 from kacc.converters.requantize import drop_unused_tensors
 
 
@@ -24,7 +24,7 @@ def with_integer_io(data: bytes) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    kinds = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    kinds = operator_kinds(model)
     graph = model.subgraphs[0]
     inputs = _integer_inputs(graph, kinds)
     outputs = _integer_outputs(graph, kinds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kacc.converters.flatbuffer import pack
+from kacc.converters.flatbuffer import operator_kinds, pack
 from kacc.converters.requantize import drop_unused_tensors
 
 
@@ -29,7 +29,7 @@ def without_barriers(data: bytes) -> bytes:
     found = [_bridge(graph) for graph in model.subgraphs]
     if not any(found):
         return data
-    kinds = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    kinds = operator_kinds(model)
     for index, graph in enumerate(model.subgraphs):
         _join(graph, kinds)
         drop_unused_tensors(model, index, graph)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kacc.converters.flatbuffer import pack
+from kacc.converters.flatbuffer import operator_kinds, pack
 
 _INT8_VERSION = 2  # the first version of QUANTIZE that reads int8
 
@@ -24,7 +24,7 @@ def with_direct_requantization(data: bytes) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    kinds = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    kinds = operator_kinds(model)
     changed = [_read_integers(graph, kinds) for graph in model.subgraphs]
     if not any(changed):
         return data

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kacc.converters.flatbuffer import pack
+from kacc.converters.flatbuffer import operator_kinds, pack
 from kacc.core.errors import ConversionError
 
 _NONE = -1
@@ -33,7 +33,7 @@ def with_operands_of_shapes(data: bytes) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    kinds = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    kinds = operator_kinds(model)
     changed = False
     for graph in model.subgraphs:
         for operator in graph.operators:
