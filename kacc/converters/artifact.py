@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,19 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from kacc.converters import flatbuffer, stored
-from kacc.converters.runtime import Runtime, from_grid, open_runtime, real, to_grid
+from kacc.converters.formats import Format, format_at, format_of
+from kacc.converters.formats.base import Operation
+from kacc.converters.formats.saved_model import latest_version
+from kacc.converters.runtime import Runtime, from_grid, real, to_grid
 from kacc.converters.samples import check
 from kacc.core.errors import KaccError, UsageError
-from kacc.core.manifest import DICT, LIST, SINGLE, Manifest, TensorInfo
+from kacc.core.files import content_of, digest
+from kacc.core.manifest import DICT, LIST, Manifest, TensorInfo
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a model was converted to.
+    """A file or folder that a model was converted to.
 
     Args:
-        path: where the file is.
+        path: where it is; of a served SavedModel its version folder.
         manifest: its target, origin, inputs and outputs.
 
     Example:
@@ -49,8 +51,13 @@ class Artifact:
         return self.manifest.target
 
     @property
+    def format(self) -> Format:
+        """The kind of file that it is."""
+        return format_of(self.target)
+
+    @property
     def size_bytes(self) -> int:
-        """The size of the file."""
+        """The size of the file, or of all files of the folder."""
         return self.manifest.size_bytes
 
     @property
@@ -61,10 +68,21 @@ class Artifact:
     @property
     def sparsity(self) -> float:
         """The share of exact zeros among the weights that the file stores."""
-        return stored.sparsity(self.read())
+        self._check_unchanged()
+        return self.format.sparsity(self.path)
+
+    def operations(self) -> Sequence[Operation]:
+        """The operators of the file, with their weights' bytes and their products."""
+        self._check_unchanged()
+        return self.format.operations(self.path)
 
     def predict(
-        self, x: Any, raw: bool = False, *, kernels: str = "xnnpack", threads: int = 1
+        self,
+        x: Any,
+        raw: bool = False,
+        *,
+        kernels: str | None = None,
+        threads: int = 1,
     ) -> Any:
         """Runs samples through the file, as many as there are.
 
@@ -74,9 +92,11 @@ class Artifact:
                 the file's own types.
             raw: whether to take and return the file's own types, integers in an
                 integer file, instead of real numbers.
-            kernels: "xnnpack", "builtin" or "reference"; or "micro" for TensorFlow
-                Lite Micro, which needs the extra kacc[micro].
-            threads: how many threads the runtime may use.
+            kernels: of a TFLite file "xnnpack" (the default), "builtin" or
+                "reference"; or "micro" for TensorFlow Lite Micro, which needs the extra
+                kacc[micro]. Other files have one set of kernels.
+            threads: how many threads the runtime may use; a SavedModel and StableHLO
+                take TensorFlow's.
 
         Returns:
             What the Keras model returns: an array, a list or a dictionary of arrays.
@@ -116,21 +136,15 @@ class Artifact:
         return kacc.measure(self, x, y, **options)
 
     def read(self) -> bytes:
-        """The content of the file.
+        """The content of the file, or of all files of the folder one after another.
 
         Raises:
             KaccError: if the file is gone, or is not the one that was opened.
         """
-        data = _read(self.path)
-        if hashlib.sha256(data).hexdigest() != self.manifest.sha256:
-            raise KaccError(
-                "The file must be the one that was converted or opened",
-                received=f"{self.path}, changed since",
-                fix="Open it again with kacc.converters.artifact.open_artifact",
-            )
-        return data
+        self._check_unchanged()
+        return b"".join(content_of(self.path))
 
-    def runtime(self, kernels: str = "xnnpack", threads: int = 1) -> Runtime:
+    def runtime(self, kernels: str | None = None, threads: int = 1) -> Runtime:
         """The runtime of the file for these kernels and threads, kept for later."""
         if self.manifest.report.get("npu_operators"):
             raise UsageError(
@@ -138,16 +152,33 @@ class Artifact:
                 received=self.target,
                 fix="Convert to 'tflite-int8' to run the same numbers here",
             )
-        key = kernels, threads
+        key = self.kernels(kernels), threads
         if key not in self._runtimes:
-            self._runtimes[key] = open_runtime(
-                self.read(),
-                self.manifest.inputs,
-                self.manifest.outputs,
-                kernels=kernels,
-                threads=threads,
-            )
+            self._check_unchanged()
+            self._runtimes[key] = self.format.runtime(self.path, self.manifest, *key)
         return self._runtimes[key]
+
+    def kernels(self, kernels: str | None = None) -> str:
+        """The set of kernels of this name, or the usual one.
+
+        Raises:
+            UsageError: if files of this kind have no such kernels.
+        """
+        known = self.format.kernels
+        if kernels is not None and kernels not in known:
+            raise UsageError(
+                f"`kernels` must be one of {sorted(known)} for {self.format.name}",
+                received=kernels,
+            )
+        return kernels or known[0]
+
+    def _check_unchanged(self) -> None:
+        if digest(self.path)[0] != self.manifest.sha256:
+            raise KaccError(
+                "The file must be the one that was converted or opened",
+                received=f"{self.path}, changed since",
+                fix="Open it again with kacc.converters.artifact.open_artifact",
+            )
 
     def feeds(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Real numbers, an array per input, as the types that the file takes."""
@@ -167,17 +198,18 @@ class Artifact:
 
 
 def open_artifact(path: str | os.PathLike[str]) -> Artifact:
-    """Opens a TFLite file, one that kacc wrote or any other.
+    """Opens a file: a TFLite file of any origin, or what else kacc wrote.
 
     Args:
-        path: the file.
+        path: the file or folder; of a served SavedModel the version folder, or the
+            folder that holds the versions, of which the latest is taken.
 
     Returns:
         Its `Artifact`. Of a file that another program wrote the target is told by its
         types, and the order of inputs and outputs is the file's.
 
     Raises:
-        KaccError: if there is no such file, or it is not a TFLite file.
+        KaccError: if there is no such file, or it is of no known format.
 
     Example:
         >>> open_artifact("no/such.tflite")
@@ -185,48 +217,9 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
         ...
         kacc.core.errors.KaccError: The file must exist. Received: 'no/such.tflite'.
     """
-    data = _read(Path(path))
-    flatbuffer.check_tflite(data, os.fspath(path))
-    return Artifact(Path(path), manifest_of(data))
-
-
-def manifest_of(data: bytes) -> Manifest:
-    """The manifest of a TFLite file's content, its hash and size included."""
-    inputs, outputs = flatbuffer.signature(data)
-    text = flatbuffer.read_metadata(data, flatbuffer.MANIFEST)
-    if text is None:
-        manifest = Manifest(
-            target=_target_of(data),
-            inputs=tuple(inputs.values()),
-            outputs=tuple(outputs.values()),
-            input_structure=SINGLE if len(inputs) == 1 else DICT,
-            output_structure=SINGLE if len(outputs) == 1 else DICT,
-        )
-    else:
-        manifest = Manifest.from_json(text, inputs, outputs)
-    return manifest.of_file(hashlib.sha256(data).hexdigest(), len(data))
-
-
-def _target_of(data: bytes) -> str:
-    tensors = [t for graph in flatbuffer.subgraphs(data) for t in graph.tensors]
-    if not any(flatbuffer.float_operators(data, float_io=True)):
-        wide = any(t.type == "INT16" and t.scale is not None for t in tensors)
-        return "tflite-int16x8" if wide else "tflite-int8"
-    constants = {t.type for t in tensors if t.constant}
-    if "INT8" in constants:
-        return "tflite-dynamic"
-    return "tflite-float16" if "FLOAT16" in constants else "tflite-float32"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise KaccError("The file must exist", received=os.fspath(path)) from None
-    except OSError as error:
-        raise KaccError(
-            "The file must be readable", received=f"{path}: {error.strerror}"
-        ) from error
+    place = latest_version(Path(path))
+    manifest = format_at(place).manifest(place)
+    return Artifact(place, manifest.of_file(*digest(place)))
 
 
 def _require_types(x: Any, inputs: Sequence[TensorInfo]) -> None:

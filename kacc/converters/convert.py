@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from kacc.converters import flatbuffer, legacy
-from kacc.converters.artifact import Artifact, manifest_of
+from kacc.converters import checks, legacy
+from kacc.converters.artifact import Artifact
+from kacc.converters.formats import format_of
 from kacc.converters.post_training import (
     BACKEND,
     PostTraining,
@@ -17,13 +17,13 @@ from kacc.converters.post_training import (
     of_quantized,
     own_request,
 )
-from kacc.converters.request import Converted, Request
+from kacc.converters.request import Converted, Export, Request
 from kacc.converters.samples import Samples, gather
 from kacc.converters.signature import signature_of
 from kacc.converters.targets import Target, target_called
 from kacc.converters.trace import freeze
 from kacc.core.errors import UsageError
-from kacc.core.files import atomic_write, check_writable
+from kacc.core.files import digest
 from kacc.core.manifest import Manifest
 from kacc.core.rules import Rule
 
@@ -45,6 +45,12 @@ def convert(
     bias_correction: bool = False,
     accelerator: int | None = None,
     sparse: bool = False,
+    batch_sizes: Sequence[int] | None = None,
+    xla: str | None = None,
+    compute: str | None = None,
+    version: int | None = None,
+    platforms: Sequence[str] | None = None,
+    opset: int | None = None,
 ) -> Artifact:
     """Converts a Keras model to a file, which is there whole or not at all.
 
@@ -52,10 +58,16 @@ def convert(
         model: a built Keras model: Sequential, functional or subclassed, plain or with
             quantization attached; or a model of tf_keras, plain or quantized, pruned
             or clustered by tfmot, whose wrappers may still be on.
-        path: the file to write, ending as the target's files do (".tflite").
+        path: the file to write, ending as the target's files do (".tflite", ".onnx"),
+            or the folder: of the targets "xla-..." that of the served model, in which
+            a folder of the version is written, as TensorFlow Serving lays it out.
         target: "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8",
             "tflite-w4a8", "tflite-int16x8", or "ethos-u55" (an int8 file compiled by
-            vela, whose figures are in the artifact's `manifest.report`).
+            vela, whose figures are in the artifact's `manifest.report`); "xla-cpu",
+            "xla-gpu" and "xla-tpu", SavedModels whose functions XLA compiles;
+            "stablehlo"; "onnx", or "onnx-int8" in QDQ form. The targets "xla-...",
+            "stablehlo" and "onnx" compute the quantization of a quantized model in
+            floats (fake quantization).
         calibration: samples to find ranges with, up to 500 of which are used: arrays
             (a list or dictionary for several inputs), a tf.data.Dataset, a PyDataset
             or a generator of batches, with or without labels. A plain model needs them
@@ -95,6 +107,17 @@ def convert(
             convolutions, of whose weights two thirds are zero, depthwise 3x3 and 5x5
             convolutions, additions, multiplications and activations (Elsen et al. 2020,
             arXiv:1911.09723; XNNPACK delegate's README, "Sparse Inference").
+        batch_sizes: for "xla-...": sizes with a signature of their own, "batch_8" and
+            so on, which are compiled when the model is loaded. "xla-tpu" needs fixed
+            sizes, and pads them to multiples of 8; its default is (8,).
+        xla: for "xla-cpu": "auto" (the default) times each function on this machine
+            with and without XLA and keeps the faster; "always" and "never" force it.
+        compute: "float32" (the default), or "bfloat16" or "float16" for products and
+            what stands between them, where the target offers it; inputs and outputs
+            stay float32.
+        version: for "xla-...": the number of the version folder, by default 1.
+        platforms: for "stablehlo": some of "cpu", "cuda" and "tpu", by default all.
+        opset: for "onnx...": the operator set, by default 17.
 
     Returns:
         The `Artifact`, which also `open_artifact(path)` gives.
@@ -115,15 +138,18 @@ def convert(
         'int8'
     """
     row = target_called(target)
+    export = Export(batch_sizes, xla, compute, version, platforms, opset)
     options = PostTraining(ranges, rules, rounding, bias_correction)
     io = io or row.io
-    _check_options(row, io, batch, backend, sparse)
-    _check_accelerator(row, accelerator)
+    checks.check_options(row, io, batch, backend, sparse)
+    checks.check_accelerator(row, accelerator)
     batch = row.batch if batch is None else batch
     scheme = _scheme_of(model)
-    _check_scheme(row, scheme, backend, model)
-    _check_post_training(row, scheme, backend, options, model)
-    _check_path(path, row)
+    checks.check_scheme(row, scheme, backend, model)
+    checks.check_post_training(row, scheme, backend, options, model)
+    checks.check_export(row, export)
+    path = row.format.place(path, version)
+    row.format.check_path(path, target)
     samples = _calibrated(model, row, scheme, calibration, options)
     graph = freeze(model, batch, barriers=row.integer)
     request = Request(
@@ -135,65 +161,24 @@ def convert(
         target,
         accelerator=accelerator,
         sparse=sparse,
+        export=export,
+        macs=_macs_of(model),
     )
     if legacy.is_legacy(model):
         request = replace(request, by_tfmot=scheme is not None)
-    elif scheme is not None:
+    elif scheme is not None and row.integer:
         request = of_quantized(model, request)
     elif row.integer:
         own = own_request(model, row.scheme, request, batch, options)
         forced = BACKEND if options.given else backend
         request = replace(request, own=own, backend=forced)
     converted = row.handler(request)
-    used = {"batch": batch, **({"io": io} if row.integer else {})}
+    used = {"batch": batch, **({"io": io} if row.integer else {}), **export.given}
     if sparse:
         used["sparse"] = True
     if samples is not None:
         used["calibration_samples"] = len(samples)
     return _write(path, request, converted, used | options.given)
-
-
-def _check_options(
-    row: Target, io: Any, batch: int | None, backend: str | None, sparse: bool
-) -> None:
-    known = (row.io, "float32")
-    if io not in known:
-        raise UsageError(
-            f"`io` must be one of {known} for the target {row.name!r}", received=io
-        )
-    if sparse and not row.sparse:
-        raise UsageError(
-            f"Files of the target {row.name!r} store all zeros",
-            received="sparse=True",
-            fix='Leave it out, or convert to "tflite-float32" or "tflite-float16"',
-        )
-    is_size = isinstance(batch, int) and not isinstance(batch, bool) and batch > 0
-    if batch is not None and not is_size:
-        raise UsageError(
-            "`batch` must be a positive integer, or None for any size", received=batch
-        )
-    if batch is not None and row.batch not in (None, batch):
-        raise UsageError(
-            f"The target {row.name!r} takes batches of {row.batch} only", received=batch
-        )
-    if backend is not None and backend not in row.backends:
-        rule = (
-            f"`backend` must be one of {row.backends}"
-            if row.backends
-            else f"The target {row.name!r} has no choice of `backend`"
-        )
-        raise UsageError(rule, received=backend, fix="Leave it out")
-
-
-def _check_accelerator(row: Target, accelerator: int | None) -> None:
-    if accelerator is None or accelerator in row.accelerators:
-        return
-    rule = (
-        f"`accelerator` must be one of {row.accelerators}, the MACs per cycle"
-        if row.accelerators
-        else f"The target {row.name!r} has no choice of `accelerator`"
-    )
-    raise UsageError(rule, received=accelerator)
 
 
 def _scheme_of(model: Any) -> str | None:
@@ -208,75 +193,6 @@ def _scheme_of(model: Any) -> str | None:
     return quantization.scheme_of(model)
 
 
-def _check_scheme(
-    row: Target, scheme: str | None, backend: str | None, model: Any
-) -> None:
-    if scheme is None:
-        return
-    if scheme not in row.schemes:
-        plain = "from_tf_keras" if legacy.is_legacy(model) else "strip"
-        fitting = f" or one of {sorted(row.schemes)}" if row.schemes else ""
-        raise UsageError(
-            f"The target {row.name!r} takes models without a quantization "
-            f"scheme{fitting}",
-            received=f"a model quantized by the scheme {scheme!r}",
-            fix=f"Call kacc.{plain}(model) first, or choose another target",
-        )
-    if backend is not None:
-        raise UsageError(
-            "`backend` chooses who calibrates a plain model; this one brings its own "
-            "ranges",
-            received=backend,
-            fix="Leave it out",
-        )
-
-
-def _check_post_training(
-    row: Target,
-    scheme: str | None,
-    backend: str | None,
-    options: PostTraining,
-    model: Any,
-) -> None:
-    if not options.given:
-        return
-    given = " and ".join(f"`{name}`" for name in options.given)
-    if not row.integer:
-        raise UsageError(
-            f"Only targets of integers take {given}",
-            received=row.name,
-            fix="Leave it out",
-        )
-    if legacy.is_legacy(model):
-        raise UsageError(
-            f"Only Keras 3 models take {given}",
-            received="a model of tf_keras",
-            fix="Call kacc.from_tf_keras(model) first",
-        )
-    if scheme is not None and set(options.given) - {"ranges"}:
-        raise UsageError(
-            "Only a plain model takes other options than `ranges`; this one is "
-            "quantized already",
-            received=given,
-            fix="Pass rules to kacc.quantize, or call kacc.strip(model) first",
-        )
-    if backend not in (None, BACKEND):
-        raise UsageError(
-            f"Only the backend {BACKEND!r} takes {given}",
-            received=f"backend={backend!r}",
-            fix="Leave `backend` out",
-        )
-
-
-def _check_path(path: str | os.PathLike[str], row: Target) -> None:
-    if Path(path).suffix != row.extension:
-        raise UsageError(
-            f"The path for the target {row.name!r} must end with {row.extension!r}",
-            received=os.fspath(path),
-        )
-    check_writable(path)
-
-
 def _calibrated(
     model: Any,
     row: Target,
@@ -285,7 +201,7 @@ def _calibrated(
     options: PostTraining,
 ) -> Samples | None:
     """The samples to calibrate a plain model with; fills an attached model's ranges."""
-    if not row.integer:
+    if not row.integer and scheme is None:
         return None
     signature = signature_of(model, None)
     if scheme is None and calibration is None:
@@ -336,11 +252,11 @@ def _write(
     converted: Converted,
     options: dict[str, Any],
 ) -> Artifact:
-    """Puts the manifest into the file, checks the file against it, and writes it."""
+    """Writes the file with its manifest, and reads it again."""
     manifest = Manifest(
         target=request.target,
-        inputs=request.graph.inputs,
-        outputs=request.graph.outputs,
+        inputs=converted.inputs or request.graph.inputs,
+        outputs=converted.outputs or request.graph.outputs,
         input_structure=request.graph.input_structure,
         output_structure=request.graph.output_structure,
         scheme=request.scheme,
@@ -349,10 +265,22 @@ def _write(
         versions=_versions(),
         report=converted.notes,
     )
-    text = manifest.to_json().encode()
-    data = flatbuffer.with_metadata(converted.data, flatbuffer.MANIFEST, text)
-    written = manifest_of(data)
-    return Artifact(atomic_write(path, data), written)
+    form = format_of(request.target)
+    written = form.write(path, converted.data, manifest)
+    return Artifact(written, form.manifest(written).of_file(*digest(written)))
+
+
+def _macs_of(model: Any) -> int | None:
+    """Multiply-accumulates for one sample, where the model's graph tells them."""
+    if legacy.is_legacy(model):
+        return None
+    from kacc.core.cost import cost
+
+    try:
+        counted = cost(model)
+    except UsageError:  # its `call` cannot be traced
+        return None
+    return None if counted.unknown else counted.macs
 
 
 def _versions() -> dict[str, str]:

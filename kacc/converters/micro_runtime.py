@@ -10,14 +10,14 @@ import numpy as np
 from kacc.converters import flatbuffer
 from kacc.converters.chatter import to_log
 from kacc.converters.micro_arena import estimate_arena
-from kacc.converters.runtime import Runtime
+from kacc.converters.runtime import LiteRuntime
 from kacc.core.errors import ConversionError, UsageError
 from kacc.core.manifest import TensorInfo
 
 _SPARE = 2**16  # bytes of arena beyond the estimate
 
 
-class MicroRuntime(Runtime):
+class MicroRuntime(LiteRuntime):
     """Runs a file as a microcontroller does, sample by sample.
 
     Args:

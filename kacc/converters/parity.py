@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kacc.converters.artifact import Artifact
+from kacc.converters.formats import TFLITE
 from kacc.converters.layer_table import (
     LAYER_SAMPLES,
     LayerParity,
@@ -107,6 +108,8 @@ class Parity:
     def layers(self) -> tuple[LayerParity, ...]:
         """The comparison layer by layer, in the file's order; computed when asked for.
 
+        Only TFLite files tell which layer a tensor came from; of others it is empty.
+
         Values of plain models are floats, so in an integer file each layer's distance
         is what quantization costs up to there.
         """
@@ -128,7 +131,9 @@ class Parity:
         return rich_view(self)
 
 
-def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> Parity:
+def parity(
+    model: Any, artifact: Artifact, x: Any, kernels: str | None = None
+) -> Parity:
     """Compares the outputs of a file with those of the model in Keras.
 
     A quantized model computes as the file does on XNNPACK's kernels. On others it is
@@ -138,8 +143,9 @@ def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> 
         model: the Keras model that was converted, plain or with quantization attached.
         artifact: the file.
         x: samples: arrays, or what yields batches, with or without labels.
-        kernels: "xnnpack", "builtin", "reference" or "micro" (TensorFlow Lite Micro,
-            with the extra kacc[micro]); they round differently.
+        kernels: of a TFLite file "xnnpack" (the default), "builtin", "reference" or
+            "micro" (TensorFlow Lite Micro, with the extra kacc[micro]); they round
+            differently.
 
     Returns:
         A `Parity`.
@@ -156,7 +162,7 @@ def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> 
         >>> parity(model, artifact, np.ones((8, 4))).max_abs < 1e-5
         True
     """
-    manifest = artifact.manifest
+    manifest, kernels = artifact.manifest, artifact.kernels(kernels)
     signature = signature_of(model, None)
     if [i.name for i in signature.inputs] != [i.name for i in manifest.inputs]:
         raise UsageError(
@@ -182,7 +188,11 @@ def parity(model: Any, artifact: Artifact, x: Any, kernels: str = "xnnpack") -> 
         samples=len(samples),
         kernels=kernels,
         host=host(),
-        _layers=lambda: layer_table(model, artifact, few, kernels),
+        _layers=lambda: (
+            layer_table(model, artifact, few, kernels)
+            if artifact.format is TFLITE
+            else ()
+        ),
     )
 
 
@@ -193,7 +203,8 @@ def _wanted(
     from kacc.quantization.model import quantized
 
     enabled = [transform.enabled for _, transform in quantized(model)]
-    if not enabled or (kernels == "xnnpack" and not all(enabled)):
+    own = kernels not in ("builtin", "reference", "micro")  # as Keras computes
+    if not enabled or (own and not all(enabled)):
         return reference_outputs(model, packed, samples)
     return simulated_outputs(model, kernels, samples)
 

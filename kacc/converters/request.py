@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kacc.converters.samples import Samples
 from kacc.converters.trace import FrozenGraph
+from kacc.core.manifest import TensorInfo
 
 if TYPE_CHECKING:
     from kacc.quantization.constants import FileConstant
     from kacc.quantization.inference import ExplicitKernel
+
+
+@dataclass(frozen=True)
+class Export:
+    """Options of `kacc.convert` that only some targets take; None is the default.
+
+    Args:
+        batch_sizes: sizes with a function of their own.
+        xla: "auto", "always" or "never".
+        compute: "float32", "bfloat16" or "float16".
+        version: number of the version folder.
+        platforms: that modules are lowered for.
+        opset: ONNX operator set.
+    """
+
+    batch_sizes: Sequence[int] | None = None
+    xla: str | None = None
+    compute: str | None = None
+    version: int | None = None
+    platforms: Sequence[str] | None = None
+    opset: int | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {k: v for k, v in vars(self).items() if v is not None}
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,8 @@ class Request:
         constants: gives the constant operands of a quantized model.
         wide: whether the file's activations have 16 bits, and its biases 64.
         sparse: whether weights with many zeros are stored without them.
+        export: the options of targets other than TFLite.
+        macs: the model's multiply-accumulates for one sample, or None if unknown.
     """
 
     graph: FrozenGraph
@@ -51,12 +80,25 @@ class Request:
     constants: Callable[[], tuple[FileConstant, ...]] = tuple
     wide: bool = False
     sparse: bool = False
+    export: Export = Export()
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The content of a file, who wrote its numbers, and what to keep about it."""
+    """The content of an artefact, who wrote its numbers, and what to keep about it.
 
-    data: bytes
+    Args:
+        data: what the target's format writes: bytes, a protocol buffer, or a function
+            that fills a folder.
+        backend: the program.
+        notes: the manifest's report.
+        outputs: the outputs in the file, where they are not those of the graph.
+        inputs: the same of the inputs.
+    """
+
+    data: Any
     backend: str
     notes: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[TensorInfo, ...] | None = None
+    outputs: tuple[TensorInfo, ...] | None = None

@@ -77,7 +77,7 @@ def open_runtime(
     kernels: str = "xnnpack",
     threads: int = 1,
     keep_all: bool = False,
-) -> Runtime:
+) -> LiteRuntime:
     """The runtime that has a set of kernels.
 
     Args:
@@ -99,39 +99,20 @@ def open_runtime(
         from kacc.converters.micro_runtime import MicroRuntime
 
         return MicroRuntime(data, inputs, outputs, keep_all)
-    return Runtime(data, inputs, outputs, kernels, threads, keep_all)
+    return LiteRuntime(data, inputs, outputs, kernels, threads, keep_all)
 
 
 class Runtime:
-    """Runs a file on arrays of the file's own types.
+    """Runs a file on arrays of the file's own types, batch by batch.
 
     Args:
-        data: the content of the file.
         inputs, outputs: what it takes and gives, in the wanted order.
-        kernels, threads, keep_all: see `interpreter`.
     """
 
     def __init__(
-        self,
-        data: bytes,
-        inputs: Sequence[TensorInfo],
-        outputs: Sequence[TensorInfo],
-        kernels: str = "xnnpack",
-        threads: int = 1,
-        keep_all: bool = False,
+        self, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
     ) -> None:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
-        self._interpreter = interpreter(data, kernels, threads, keep_all)
-        self._shapes: list[tuple[int, ...]] = []
-        signatures = self._interpreter.get_signature_list()
-        if signatures:
-            runner = self._interpreter.get_signature_runner(next(iter(signatures)))
-            into, out = runner.get_input_details(), runner.get_output_details()
-        else:
-            into = {d["name"]: d for d in self._interpreter.get_input_details()}
-            out = {d["name"]: d for d in self._interpreter.get_output_details()}
-        self._in = [into[info.name]["index"] for info in self.inputs]
-        self._out = [out[info.name]["index"] for info in self.outputs]
 
     @property
     def batch(self) -> int | None:
@@ -153,8 +134,52 @@ class Runtime:
         for batch in Samples(list(arrays)).batches(size):
             self.load(batch)
             self.invoke()
-            parts.append([self.value(index) for index in self._out])
+            parts.append(self.results())
         return [np.concatenate(part)[:length] for part in zip(*parts, strict=True)]
+
+    def load(self, arrays: Sequence[np.ndarray]) -> None:
+        """Puts one batch into the file's inputs."""
+        raise NotImplementedError
+
+    def invoke(self) -> None:
+        """Runs the batch that was loaded."""
+        raise NotImplementedError
+
+    def results(self) -> list[np.ndarray]:
+        """The outputs of the last run, copied."""
+        raise NotImplementedError
+
+
+class LiteRuntime(Runtime):
+    """Runs a TFLite file in LiteRT.
+
+    Args:
+        data: the content of the file.
+        inputs, outputs: what it takes and gives, in the wanted order.
+        kernels, threads, keep_all: see `interpreter`.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+        kernels: str = "xnnpack",
+        threads: int = 1,
+        keep_all: bool = False,
+    ) -> None:
+        super().__init__(inputs, outputs)
+        self._interpreter = interpreter(data, kernels, threads, keep_all)
+        self._shapes: list[tuple[int, ...]] = []
+        signatures = self._interpreter.get_signature_list()
+        if signatures:
+            runner = self._interpreter.get_signature_runner(next(iter(signatures)))
+            into, out = runner.get_input_details(), runner.get_output_details()
+        else:
+            into = {d["name"]: d for d in self._interpreter.get_input_details()}
+            out = {d["name"]: d for d in self._interpreter.get_output_details()}
+        self._in = [into[info.name]["index"] for info in self.inputs]
+        self._out = [out[info.name]["index"] for info in self.outputs]
 
     def load(self, arrays: Sequence[np.ndarray]) -> None:
         """Puts one batch into the file's inputs."""
@@ -171,6 +196,10 @@ class Runtime:
     def invoke(self) -> None:
         """Runs the batch that was loaded."""
         self._interpreter.invoke()
+
+    def results(self) -> list[np.ndarray]:
+        """The outputs of the last run, copied."""
+        return [self.value(index) for index in self._out]
 
     def value(self, tensor: int) -> np.ndarray:
         """A copy of the value of a tensor, by its index in the file."""

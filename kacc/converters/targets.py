@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from kacc.converters import ethos, tflite
+from kacc.converters import ethos, onnx, stablehlo, tflite, xla
+from kacc.converters.formats import Format, format_of
 from kacc.converters.post_training import BACKEND
 from kacc.converters.request import Converted, Request
 from kacc.core.errors import UsageError
@@ -20,7 +21,6 @@ class Target:
     Args:
         name: what `kacc.convert` calls it.
         handler: makes the content of the file.
-        extension: how the path must end.
         schemes: the quantization schemes of attached models that it can hold; models
             without a scheme always fit.
         integer: whether every operator is integer, so that `io` has a meaning.
@@ -29,11 +29,14 @@ class Target:
         batch: the only batch size that it takes, or None.
         io: the integer type of the inputs and outputs.
         sparse: whether it can store weights without their zeros.
+        options: the options of `Export` that it takes, with the values that they may
+            have, the default first; without any they are positive integers.
+        keeps_fake_quantization: whether it takes models of any scheme, and computes
+            their quantization in floats.
     """
 
     name: str
     handler: Callable[[Request], Converted]
-    extension: str
     schemes: frozenset[str] = frozenset()
     integer: bool = False
     backends: tuple[str, ...] = ()
@@ -41,6 +44,13 @@ class Target:
     batch: int | None = None
     io: str = "int8"
     sparse: bool = False
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    keeps_fake_quantization: bool = False
+
+    @property
+    def format(self) -> Format:
+        """The kind of artefact that it writes."""
+        return format_of(self.name)
 
     @property
     def scheme(self) -> str:
@@ -52,13 +62,12 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("tflite-float32", tflite.to_float32, ".tflite", sparse=True),
-        Target("tflite-float16", tflite.to_float16, ".tflite", sparse=True),
-        Target("tflite-dynamic", tflite.to_dynamic, ".tflite"),
+        Target("tflite-float32", tflite.to_float32, sparse=True),
+        Target("tflite-float16", tflite.to_float16, sparse=True),
+        Target("tflite-dynamic", tflite.to_dynamic),
         Target(
             "tflite-int8",
             tflite.to_int8,
-            ".tflite",
             schemes=frozenset({"int8"}),
             integer=True,
             backends=("tflite", "ai-edge", BACKEND),
@@ -66,7 +75,6 @@ TARGETS = {
         Target(
             "tflite-w4a8",
             tflite.to_w4a8,
-            ".tflite",
             schemes=frozenset({"w4a8"}),
             integer=True,
             backends=(BACKEND,),
@@ -74,7 +82,6 @@ TARGETS = {
         Target(
             "tflite-int16x8",
             tflite.to_int16x8,
-            ".tflite",
             schemes=frozenset({"int16x8"}),
             integer=True,
             backends=(BACKEND,),
@@ -83,12 +90,65 @@ TARGETS = {
         Target(
             "ethos-u55",
             ethos.to_ethos_u55,
-            ".tflite",
             schemes=frozenset({"int8"}),
             integer=True,
             backends=("tflite", "ai-edge", BACKEND),
             accelerators=ethos.ACCELERATORS,
             batch=1,
+        ),
+        Target(
+            "xla-cpu",
+            xla.to_xla_cpu,
+            options={
+                "batch_sizes": (),
+                "xla": ("auto", "always", "never"),
+                "version": (),
+            },
+            keeps_fake_quantization=True,
+        ),
+        Target(
+            "xla-gpu",
+            xla.to_xla_gpu,
+            options={
+                "batch_sizes": (),
+                "compute": ("float32", "float16", "bfloat16"),
+                "version": (),
+            },
+            keeps_fake_quantization=True,
+        ),
+        Target(
+            "xla-tpu",
+            xla.to_xla_tpu,
+            options={
+                "batch_sizes": (),
+                "compute": ("float32", "bfloat16"),
+                "version": (),
+            },
+            keeps_fake_quantization=True,
+        ),
+        Target(
+            "stablehlo",
+            stablehlo.to_stablehlo,
+            options={
+                "platforms": stablehlo.PLATFORMS,
+                "compute": ("float32", "float16", "bfloat16"),
+            },
+            keeps_fake_quantization=True,
+        ),
+        Target(
+            "onnx",
+            onnx.to_onnx,
+            options={"opset": onnx.OPSETS},
+            keeps_fake_quantization=True,
+        ),
+        Target(
+            "onnx-int8",
+            onnx.to_onnx_int8,
+            schemes=frozenset({"int8"}),
+            integer=True,
+            backends=("tflite", "ai-edge", BACKEND),
+            options={"opset": onnx.OPSETS},
+            io="float32",
         ),
     )
 }

@@ -20,7 +20,7 @@ from kacc.converters.islands import without_barriers
 from kacc.converters.post_training import BACKEND
 from kacc.converters.requantize import with_direct_requantization
 from kacc.converters.request import Converted, Request
-from kacc.converters.runtime import Runtime, from_grid, to_grid
+from kacc.converters.runtime import LiteRuntime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.shapes import with_operands_of_shapes
 from kacc.converters.trace import FrozenGraph
@@ -175,7 +175,7 @@ def _distance(data: bytes, request: Request, wanted: list[np.ndarray]) -> float:
         to_grid(array, info) if info.dtype == "int8" else array
         for array, info in zip(request.calibration.inputs, into, strict=True)
     ]
-    values = Runtime(data, into, infos).run(feeds)
+    values = LiteRuntime(data, into, infos).run(feeds)
     total = 0.0
     for value, info, want in zip(values, infos, wanted, strict=True):
         got = from_grid(value, info) if info.dtype == "int8" else value

@@ -1,14 +1,19 @@
-"""Writing files so that a path holds either the whole new content or the old one."""
+"""Writing so that a path holds either the whole new content or the old one."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import hashlib
 import os
 import secrets
+import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kacc.core.errors import KaccError
 
@@ -33,13 +38,17 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
         kacc.core.errors.KaccError: The folder of the file must exist. Received: ...
     """
     target = Path(os.path.realpath(path))
-    folder = target.parent
     if target.is_dir():
         raise KaccError(
             "The path must be a file's, not a folder's",
             received=os.fspath(path),
             fix="Add a file name to it",
         )
+    _check_parent(path, target.parent)
+    return target
+
+
+def _check_parent(path: str | os.PathLike[str], folder: Path) -> None:
     if not folder.is_dir():
         raise KaccError(
             "The folder of the file must exist",
@@ -48,7 +57,6 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _not_writable(path, "permission denied")
-    return target
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> Path:
@@ -89,14 +97,168 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        _sync_folder(target.parent)
+        _sync(target.parent)
     return target
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name last through a power cut, where the system can."""
+def check_folder_writable(path: str | os.PathLike[str], mark: str) -> Path:
+    """Checks that a folder can be created or replaced at a path, and writes nothing.
+
+    Args:
+        path: where a folder is to be written.
+        mark: a file that a folder must hold to be replaced, unless it is empty:
+            whatever else lies there is not ours to delete.
+
+    Returns:
+        The path with symbolic links followed.
+
+    Raises:
+        KaccError: if something else is at the path, its folder is missing, or it may
+            not be written.
+
+    Example:
+        >>> check_folder_writable("no/such/folder/model", "kacc.json")
+        Traceback (most recent call last):
+        ...
+        kacc.core.errors.KaccError: The folder of the file must exist. Received: ...
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir() and not (target / mark).is_file() and any(target.iterdir()):
+        raise KaccError(
+            "The folder must be new or empty, or hold what kacc wrote before",
+            received=os.fspath(path),
+            fix="Name another folder",
+        )
+    if target.exists() and not target.is_dir():
+        raise KaccError(
+            "The path must be a folder's, not a file's",
+            received=os.fspath(path),
+            fix="Name another folder",
+        )
+    _check_parent(path, target.parent)
+    return target
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], mark: str) -> Iterator[Path]:
+    """Fills a folder that takes the path's place at once, when the block ends.
+
+    On any error, an interrupt included, the temporary folder goes away and what was at
+    the path before stays as it was.
+
+    Args:
+        path: the folder to create or replace; symbolic links are followed.
+        mark: see `check_folder_writable`.
+
+    Yields:
+        An empty folder to be filled.
+
+    Raises:
+        KaccError: if the path cannot be written or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "model"
+        >>> with atomic_folder(path, "mark") as folder:
+        ...     _ = (folder / "mark").write_text("whole")
+        >>> [file.name for file in path.iterdir()]
+        ['mark']
+    """
+    target = check_folder_writable(path, mark)
+    staging = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with _explained(path, 0):
+            staging.mkdir()
+        yield staging
+        with _explained(path, 0):
+            for file in _files(staging):
+                _sync(file)
+            _take_place(staging, target)
+            _sync(target.parent)
+    finally:
+        # The old content by now, or what an error has left.
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def content_of(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The bytes of a file, or of all files of a folder in the order of their names.
+
+    Yields:
+        Pieces; each file of a folder begins with its name.
+
+    Raises:
+        KaccError: if there is nothing at the path, or it cannot be read.
+    """
+    root = Path(path)
+    try:
+        if not root.is_dir():
+            yield root.read_bytes()
+            return
+        for file in _files(root):
+            yield file.relative_to(root).as_posix().encode()
+            yield file.read_bytes()
+    except FileNotFoundError:
+        raise KaccError("The file must exist", received=os.fspath(path)) from None
+    except OSError as error:
+        raise KaccError(
+            "The file must be readable", received=f"{path}: {error.strerror}"
+        ) from error
+
+
+def digest(path: str | os.PathLike[str]) -> tuple[str, int]:
+    """The SHA-256 of a file or folder, and the bytes of its files.
+
+    Example:
+        >>> import tempfile
+        >>> file = atomic_write(tempfile.mkdtemp() + "/a.bin", b"whole")
+        >>> digest(file)[1]
+        5
+    """
+    checksum, root = hashlib.sha256(), Path(path)
+    for piece in content_of(root):
+        checksum.update(piece)
+    files = _files(root) if root.is_dir() else [root]
+    return checksum.hexdigest(), sum(file.stat().st_size for file in files)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _take_place(staging: Path, target: Path) -> None:
+    """Gives a folder another's name; the other, if there is one, gets the first's."""
+    if not target.exists():
+        os.rename(staging, target)
+    elif any(target.iterdir()):
+        _exchange(os.fsencode(staging), os.fsencode(target))
+    else:
+        os.replace(staging, target)  # rename(2) replaces an empty folder at once
+
+
+def _exchange(one: bytes, other: bytes) -> None:
+    """Swaps two names in one step, by renameat2(2), or renamex_np(2) of macOS.
+
+    Elsewhere there are two steps, so that a process killed between them leaves the old
+    folder under its temporary name.
+    """
+    library: Any = ctypes.CDLL(None) if os.name == "posix" else None
+    result = -1
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        result = library.renamex_np(one, other, 2)  # RENAME_SWAP
+    elif hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD; the names are absolute
+        result = library.renameat2(here, one, here, other, 2)  # RENAME_EXCHANGE
+    if result != 0:  # an old system, or a file system that cannot
+        aside = one + b".old"
+        os.rename(other, aside)
+        os.rename(one, other)
+        os.rename(aside, one)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file's content, or a folder's names, outlast a power cut."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from kacc.core.errors import KaccError
@@ -80,35 +80,36 @@ class Manifest:
     size_bytes: int = 0
     report: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """The part that travels inside the file, which cannot hold its own hash.
+    def to_json(self, tensors: bool = False) -> str:
+        """The part that travels with the file, which cannot hold its own hash.
 
-        Tensor types, shapes and scales are left out as well: the file has them, and
-        two records of one fact would differ one day.
+        Args:
+            tensors: whether types, shapes and scales are written too, where the file
+                does not have them: else two records of one fact would differ one day.
 
         Returns:
-            JSON, with the names of inputs and outputs in the model's order.
+            JSON, with inputs and outputs in the model's order.
         """
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("sha256", "size_bytes"):
             del record[name]
         for name in ("inputs", "outputs"):
-            record[name] = [tensor.name for tensor in record[name]]
+            record[name] = [asdict(t) if tensors else t.name for t in record[name]]
         return json.dumps(record, sort_keys=True, separators=(",", ":"), default=dict)
 
     @classmethod
     def from_json(
         cls,
         text: str | bytes,
-        tensors: Mapping[str, TensorInfo],
-        outputs: Mapping[str, TensorInfo],
+        inputs: Mapping[str, TensorInfo] | None = None,
+        outputs: Mapping[str, TensorInfo] | None = None,
     ) -> Manifest:
         """Restores a manifest from its JSON and the tensors that the file has.
 
         Args:
             text: what `to_json` returned.
-            tensors: the file's inputs by name.
-            outputs: the file's outputs by name.
+            inputs: those of the file by name; None if the JSON has them.
+            outputs: the same of the outputs.
 
         Returns:
             The manifest, without hash and size.
@@ -119,8 +120,8 @@ class Manifest:
         try:
             record = json.loads(text)
             known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
-            known["inputs"] = tuple(tensors[name] for name in record["inputs"])
-            known["outputs"] = tuple(outputs[name] for name in record["outputs"])
+            known["inputs"] = _tensors(record["inputs"], inputs)
+            known["outputs"] = _tensors(record["outputs"], outputs)
             return cls(**known)
         except (ValueError, KeyError, TypeError) as error:
             raise KaccError(
@@ -132,3 +133,11 @@ class Manifest:
     def of_file(self, sha256: str, size_bytes: int) -> Manifest:
         """The same manifest with the hash and size of the file that holds it."""
         return replace(self, sha256=sha256, size_bytes=size_bytes)
+
+
+def _tensors(
+    written: list[Any], of_file: Mapping[str, TensorInfo] | None
+) -> tuple[TensorInfo, ...]:
+    if of_file is not None:
+        return tuple(of_file[name] for name in written)
+    return tuple(TensorInfo(**{**t, "shape": tuple(t["shape"])}) for t in written)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +11,11 @@ import numpy as np
 from kacc.converters.artifact import Artifact
 from kacc.converters.samples import Samples
 from kacc.converters.signature import signature_of
+from kacc.converters.timing import interleaved
 from kacc.core.errors import UsageError
 from kacc.core.manifest import TensorInfo
 
-WARM_UP = 5
 REPEATS = 50
-MAX_SECONDS = 5.0  # of timing one candidate, for models that are slow
-_LEAST = 5  # calls that a median is taken of even if they take longer
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def latency(
     sample: Sequence[np.ndarray],
     *,
     threads: int = 1,
-    kernels: str = "xnnpack",
+    kernels: str | None = None,
     repeats: int = REPEATS,
 ) -> Latency:
     """Times single calls with one sample.
@@ -88,7 +84,7 @@ def latency(
     """
     call = caller(model_or_artifact, sample, threads, kernels)
     is_file = isinstance(model_or_artifact, Artifact)
-    seconds = _time([call], repeats)[0]
+    seconds = interleaved([call], repeats)[0]
     return _latency(seconds, threads if is_file else None)
 
 
@@ -97,7 +93,7 @@ def compare_latency(
     x: Any,
     *,
     threads: int = 1,
-    kernels: str = "xnnpack",
+    kernels: str | None = None,
     repeats: int = REPEATS,
 ) -> list[LatencyRatio]:
     """Times several models and files call by call in turn.
@@ -129,7 +125,7 @@ def compare_latency(
         sample = [a[:1] for a in check(_first(x), inputs_of(candidate), "The data")]
         calls.append(caller(candidate, sample, threads, kernels))
         is_file.append(isinstance(candidate, Artifact))
-    seconds = _time(calls, repeats)
+    seconds = interleaved(calls, repeats)
     ratios = seconds / seconds[0]
     return [
         LatencyRatio(
@@ -155,7 +151,10 @@ def inputs_of(model_or_artifact: Any) -> tuple[TensorInfo, ...]:
 
 
 def caller(
-    model_or_artifact: Any, sample: Sequence[np.ndarray], threads: int, kernels: str
+    model_or_artifact: Any,
+    sample: Sequence[np.ndarray],
+    threads: int,
+    kernels: str | None,
 ) -> Callable[[], object]:
     """A function that runs a model or file on one sample, and nothing else."""
     if isinstance(model_or_artifact, Artifact):
@@ -186,33 +185,6 @@ def _first(x: Any) -> Any:
         x = next(iter(x))
         return x[0] if isinstance(x, tuple) else x
     return x
-
-
-def _time(calls: Sequence[Callable[[], object]], repeats: int) -> np.ndarray:
-    """Seconds of each call in each round, of shape (calls, rounds)."""
-    for call in calls:
-        for _ in range(WARM_UP):
-            call()
-    rounds: list[list[float]] = []
-    started = time.perf_counter()
-    limit = MAX_SECONDS * len(calls)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        while len(rounds) < repeats:
-            rounds.append([_seconds(call) for call in calls])
-            if len(rounds) >= _LEAST and time.perf_counter() - started > limit:
-                break
-    finally:
-        if collecting:
-            gc.enable()
-    return np.array(rounds).T
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def _latency(seconds: np.ndarray, threads: int | None) -> Latency:

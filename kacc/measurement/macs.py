@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-from kacc.converters import flatbuffer
 from kacc.converters.artifact import Artifact
+from kacc.converters.formats import TFLITE
 from kacc.core import cost
 from kacc.core.errors import UsageError
 
-# Operators whose second input is a kernel, applied at each position of ...
-_AT_OUTPUTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "CONV_3D")
 # Operators with products that are not counted here.
 _UNCOUNTED = (
     *("UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "WHILE"),
@@ -41,33 +37,15 @@ def macs(model_or_artifact: Any) -> int | None:
         except UsageError:  # its `call` cannot be traced
             return None
         return None if counted.unknown else counted.macs
-    reported = model_or_artifact.manifest.report.get("macs")
-    return int(reported) if reported else _of_file(model_or_artifact.read())
+    artifact = model_or_artifact
+    reported = artifact.manifest.report.get("macs")
+    if reported or artifact.format is not TFLITE:
+        return int(reported) if reported else None
+    return _of_file(artifact)
 
 
-def _of_file(data: bytes) -> int | None:
-    graph = flatbuffer.subgraphs(data)[0]
-    total = 0
-    for operator in graph.operators:
-        if operator.name in _UNCOUNTED:
-            return None
-        shapes = [graph.tensors[i].shape if i >= 0 else () for i in operator.inputs]
-        output = graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
-        total += _of_operator(operator.name, shapes, output)
-    return total
-
-
-def _of_operator(
-    name: str, inputs: Sequence[Sequence[int | None]], output: Sequence[int | None]
-) -> int:
-    if name in _AT_OUTPUTS:
-        return _size(output[1:-1]) * _size(inputs[1])
-    if name == "TRANSPOSE_CONV":  # output shape, kernel, inputs
-        return _size(inputs[2][1:-1]) * _size(inputs[1])
-    if name == "BATCH_MATMUL":
-        return _size(output[1:]) * int(inputs[0][-1] or 1)
-    return 0
-
-
-def _size(shape: Sequence[int | None]) -> int:
-    return math.prod(n or 1 for n in shape)
+def _of_file(artifact: Artifact) -> int | None:
+    found = artifact.operations()
+    if any(operation.kind in _UNCOUNTED for operation in found):
+        return None
+    return sum(operation.macs for operation in found)

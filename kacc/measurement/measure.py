@@ -30,7 +30,8 @@ class Measurement:
         size_bytes: of the file, or of the model's variables.
         gzip_bytes: the same after gzip.
         latency: of one sample.
-        peak_memory_bytes: of the activations alive at once for one sample.
+        peak_memory_bytes: of the activations alive at once for one sample; None where
+            the runtime decides.
         samples: how many samples the accuracy was measured on.
         host: the machine.
         macs: multiply-accumulates for one sample, or None if some cannot be counted.
@@ -41,7 +42,7 @@ class Measurement:
     size_bytes: int
     gzip_bytes: int
     latency: Latency
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     samples: int
     host: str
     macs: int | None = None
@@ -64,8 +65,10 @@ class Measurement:
             ("size", readable_bytes(self.size_bytes)),
             ("gzip", readable_bytes(self.gzip_bytes)),
             ("latency", str(self.latency)),
-            ("peak activations", readable_bytes(self.peak_memory_bytes)),
         ]
+        if self.peak_memory_bytes is not None:
+            peak = readable_bytes(self.peak_memory_bytes)
+            figures.append(("peak activations", peak))
         if self.macs is not None:
             figures.append(("MACs", f"{self.macs:,}"))
         if self.accuracy is not None:
@@ -80,7 +83,7 @@ def measure(
     *,
     metric: Callable[[np.ndarray, np.ndarray], float] | None = None,
     threads: int = 1,
-    kernels: str = "xnnpack",
+    kernels: str | None = None,
 ) -> Measurement:
     """Measures accuracy, size, latency, memory and multiply-accumulates.
 
@@ -147,7 +150,7 @@ def _ordered(metric: Any, outputs: np.ndarray, labels: np.ndarray) -> tuple:
 
 
 def _first_output(
-    model_or_artifact: Any, samples: Samples, kernels: str, threads: int
+    model_or_artifact: Any, samples: Samples, kernels: str | None, threads: int
 ) -> np.ndarray:
     if not isinstance(model_or_artifact, Artifact):
         packed = signature_of(model_or_artifact, None).packed

@@ -11,6 +11,7 @@ import numpy as np
 
 from kacc.converters import flatbuffer
 from kacc.converters.artifact import Artifact
+from kacc.converters.formats import TFLITE
 from kacc.converters.trace import FrozenGraph, freeze
 
 # Operations that hand on their input's memory.
@@ -83,17 +84,19 @@ def gzip_bytes(model_or_artifact: Any) -> int:
     return len(gzip.compress(content, compresslevel=9, mtime=0))
 
 
-def peak_memory_bytes(model_or_artifact: Any) -> int:
+def peak_memory_bytes(model_or_artifact: Any) -> int | None:
     """Bytes of activations alive at once for one sample, without weights.
 
     Args:
         model_or_artifact: a built Keras model, or an `Artifact`.
 
     Returns:
-        Bytes: what a runtime that plans its memory needs at least.
+        Bytes: what a runtime that plans its memory needs at least; None of files whose
+        runtime decides which tensors it makes.
     """
     if isinstance(model_or_artifact, Artifact):
-        return _of_file(model_or_artifact.read())
+        is_planned = model_or_artifact.format is TFLITE
+        return _of_file(model_or_artifact.read()) if is_planned else None
     return _of_graph(freeze(model_or_artifact, batch=1))
 
 

@@ -109,7 +109,7 @@ def test_files_that_cannot_be_opened(tmp_path):
     for name, message in (
         ("zip.tflite", "must be a TFLite file"),
         ("none.tflite", "must exist"),
-        (".", "must be readable"),
+        (".", "Only these can be opened"),
     ):
         with pytest.raises(KaccError, match=message):
             open_artifact(tmp_path / name)

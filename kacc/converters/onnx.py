@@ -1,0 +1,178 @@
+"""ONNX files, written by tf2onnx: float, or int8 in QDQ form."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kacc.converters import flatbuffer, tflite
+from kacc.converters.chatter import to_log
+from kacc.converters.export import for_export
+from kacc.converters.request import Converted, Request
+from kacc.converters.runtime import real
+from kacc.core.errors import ConversionError
+from kacc.core.manifest import TensorInfo
+
+OPSETS = tuple(range(13, 19))  # per-channel QDQ form begins with the first
+DEFAULT = 17
+_FLOAT = np.dtype("float32")
+
+
+def to_onnx(request: Request) -> Converted:
+    """An ONNX file in float; quantization of a quantized model as QDQ pairs."""
+    from tf2onnx import convert
+
+    graph = for_export(request)
+
+    def make() -> Any:
+        return convert.from_graph_def(
+            graph.graph_def,
+            input_names=list(graph.input_tensors),
+            output_names=list(graph.output_tensors),
+            opset=request.export.opset or DEFAULT,
+        )
+
+    model = _converted(make, request)
+    _rename(model, graph.inputs, graph.outputs)
+    _check(model, request)
+    return Converted(model, "tf2onnx", {"macs": request.macs})
+
+
+def to_onnx_int8(request: Request) -> Converted:
+    """An ONNX file in QDQ form, with the numbers of the int8 TFLite file."""
+    from tf2onnx import convert
+
+    converted = tflite.to_int8(replace(request, io="int8"))
+    inputs, outputs = flatbuffer.signature(converted.data)
+
+    def make() -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.tflite"
+            path.write_bytes(converted.data)
+            return convert.from_tflite(str(path), opset=request.export.opset or DEFAULT)
+
+    model = _converted(make, request)
+    into = tuple(inputs[info.name] for info in request.graph.inputs)
+    out = tuple(outputs[info.name] for info in request.graph.outputs)
+    _rename(model, into, out)
+    if request.io == "float32":
+        into = _with_real_inputs(model, into)
+        out = _with_real_outputs(model, out)
+    _check(model, request)
+    notes = {**converted.notes, "macs": request.macs}
+    return Converted(model, converted.backend, notes, inputs=into, outputs=out)
+
+
+def _converted(make: Callable[[], Any], request: Request) -> Any:
+    """The model that tf2onnx makes, or an error that names what it lacks."""
+    with to_log():
+        try:
+            model, _ = make()
+        except Exception as error:
+            raise _failed(error, request) from error
+    return model
+
+
+def _failed(error: Exception, request: Request) -> ConversionError:
+    line = next((x.strip() for x in str(error).splitlines() if x.strip()), "")
+    return ConversionError(
+        "tf2onnx must be able to convert the model",
+        received=f"{type(error).__name__}: {line}"[:300],
+        fix="Set the logger 'kacc.converters' to DEBUG to see what it printed",
+    )
+
+
+def _rename(
+    model: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+) -> None:
+    """Gives inputs and outputs their names in the Keras model."""
+    graph = model.graph
+    names = {
+        value.name: info.name
+        for values, infos in ((graph.input, inputs), (graph.output, outputs))
+        for value, info in zip(values, infos, strict=True)
+    }
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    for name in (taken - set(names)) & set(names.values()):
+        names[name] = f"{name}__inner"
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _with_real_inputs(
+    model: Any, inputs: Sequence[TensorInfo]
+) -> tuple[TensorInfo, ...]:
+    """Puts a QuantizeLinear behind each integer input; the inputs by then."""
+    from onnx import helper
+
+    known = {info.name: info for info in inputs if info.is_quantized}
+    for value in model.graph.input:
+        if value.name in known:
+            inner = f"{value.name}__quantized"
+            _reroute(model, value.name, inner)
+            pair = _grid(model, known[value.name])
+            node = helper.make_node("QuantizeLinear", [value.name, *pair], [inner])
+            model.graph.node.insert(0, node)
+            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(_FLOAT)
+    return _real(inputs)
+
+
+def _with_real_outputs(
+    model: Any, outputs: Sequence[TensorInfo]
+) -> tuple[TensorInfo, ...]:
+    """Puts a DequantizeLinear behind each integer output; the outputs by then."""
+    from onnx import helper
+
+    known = {info.name: info for info in outputs if info.is_quantized}
+    for value in model.graph.output:
+        if value.name in known:
+            inner = f"{value.name}__quantized"
+            _reroute(model, value.name, inner)
+            pair = _grid(model, known[value.name])
+            node = helper.make_node("DequantizeLinear", [inner, *pair], [value.name])
+            model.graph.node.append(node)
+            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(_FLOAT)
+    return _real(outputs)
+
+
+def _reroute(model: Any, name: str, other: str) -> None:
+    for node in model.graph.node:
+        node.input[:] = [other if n == name else n for n in node.input]
+        node.output[:] = [other if n == name else n for n in node.output]
+
+
+def _grid(model: Any, info: TensorInfo) -> tuple[str, str]:
+    """Constants with a tensor's scale and zero point."""
+    from onnx import numpy_helper
+
+    pair = f"{info.name}__scale", f"{info.name}__zero_point"
+    numbers = np.array(info.scale, _FLOAT), np.array(info.zero_point, info.dtype)
+    model.graph.initializer.extend(map(numpy_helper.from_array, numbers, pair))
+    return pair
+
+
+def _real(infos: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+    return tuple(real(info) for info in infos)
+
+
+def _check(model: Any, request: Request) -> None:
+    import onnx
+
+    lacking = sorted(
+        {f"{node.op_type} from {node.name}" for node in model.graph.node if node.domain}
+    )
+    if lacking:
+        raise ConversionError(
+            "Every operator must have an ONNX operator",
+            received=", ".join(lacking),
+            fix="Replace these layers, or convert to another target",
+        )
+    onnx.checker.check_model(model, full_check=True)
