@@ -17,6 +17,7 @@ file, or the folder of a SavedModel that Keras 2 wrote. An integer target needs
 quantization."""
 
 MOST_SAMPLES = 500
+_OF_TARGETS = ("accelerator", "batch_sizes", "xla", "compute", "platforms", "opset")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("model", type=Path, metavar="MODEL.keras", help="the model")
     parser.add_argument(
-        "path", type=Path, metavar="OUT.tflite", help="the file to write"
+        "path", type=Path, metavar="OUT", help="the file or folder to write"
     )
     parser.add_argument(
         "--target", metavar="NAME", default="tflite-int8", help=", ".join(TARGETS)
@@ -77,6 +78,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="fix the batch size (default: any)",
     )
+    parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="store weights without their zeros, in float TFLite files",
+    )
+    _add_options_of_targets(parser)
+
+
+def _add_options_of_targets(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that only some targets take."""
+    left_out = argparse.SUPPRESS
+    parser.add_argument(
+        "--accelerator",
+        type=positive,
+        metavar="MACS",
+        default=left_out,
+        help="ethos-...: the NPU's MACs per cycle",
+    )
+    parser.add_argument(
+        "--batch-sizes",
+        type=_positives,
+        metavar="N,N",
+        default=left_out,
+        help="xla-...: sizes with a compiled function of their own, such as 1,8,32",
+    )
+    parser.add_argument(
+        "--xla",
+        choices=("auto", "always", "never"),
+        default=left_out,
+        help="xla-cpu: whether XLA compiles; auto times both here",
+    )
+    parser.add_argument(
+        "--compute",
+        choices=("float32", "bfloat16", "float16"),
+        default=left_out,
+        help="xla-gpu, xla-tpu, stablehlo: the type to compute in",
+    )
+    parser.add_argument(
+        "--model-version",
+        type=positive,
+        metavar="N",
+        default=left_out,
+        help="xla-...: the number of the version folder (default: 1)",
+    )
+    parser.add_argument(
+        "--platforms",
+        type=lambda text: tuple(text.split(",")),
+        metavar="P,P",
+        default=left_out,
+        help="stablehlo: some of cpu,cuda,tpu (default: all)",
+    )
+    parser.add_argument(
+        "--opset",
+        type=positive,
+        metavar="N",
+        default=left_out,
+        help="onnx...: the operator set (default: 17)",
+    )
+
+
+def _positives(text: str) -> tuple[int, ...]:
+    return tuple(positive(word) for word in text.split(","))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -84,12 +147,12 @@ def run(args: argparse.Namespace) -> None:
     from kacc.cli import backend
     from kacc.converters.legacy_files import is_saved_model
     from kacc.converters.targets import target_called
-    from kacc.core.files import check_writable
 
     start = time.monotonic()
     # What is wrong already should not wait for TensorFlow.
-    target_called(args.target)
-    check_writable(args.path)
+    form = target_called(args.target).format
+    version = getattr(args, "model_version", None)
+    form.check_path(form.place(args.path, version), args.target)
     if not args.model.is_file() and not is_saved_model(args.model):
         raise UsageError("There is no such model file", received=str(args.model))
     backend.start()
@@ -111,10 +174,13 @@ def run(args: argparse.Namespace) -> None:
         ranges=ranges,
         rounding=args.rounding,
         bias_correction=args.bias_correction,
+        sparse=args.sparse,
+        version=version,
+        **{name: getattr(args, name) for name in _OF_TARGETS if name in args},
     )
     size = f"{artifact.size_bytes:,} bytes"
     seconds = f"{time.monotonic() - start:.0f} s"
-    print(f"{args.path}: {artifact.target}, {size}, {seconds}")  # noqa: T201
+    print(f"{artifact.path}: {artifact.target}, {size}, {seconds}")  # noqa: T201
 
 
 def _ranges(text: str) -> Any:

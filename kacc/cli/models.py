@@ -8,7 +8,11 @@ from typing import Any
 import keras
 
 from kacc.cli.images import ImageShape
-from kacc.converters.legacy_files import is_legacy_file, load_legacy_model
+from kacc.converters.legacy_files import (
+    is_legacy_file,
+    is_saved_model,
+    load_legacy_model,
+)
 from kacc.core.errors import KaccError, UsageError
 
 
@@ -52,13 +56,58 @@ def load_any_model(path: Path) -> Any:
         path: a .keras or .h5 file, or the folder of a SavedModel.
 
     Returns:
-        A Keras 3 model, or one of tf_keras if Keras 2 wrote it.
+        A Keras 3 model, or one of tf_keras if Keras 2 wrote it. A SavedModel of another
+        origin is a model of one layer.
 
     Raises:
         UsageError: there is no such file.
         KaccError: it cannot be loaded.
     """
+    if is_exported(path):
+        return load_exported(path)
     return load_legacy_model(path) if is_legacy_file(path) else load_model(path)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a SavedModel was written by `model.export` or TensorFlow, not Keras 2."""
+    return is_saved_model(path) and not (path / "keras_metadata.pb").is_file()
+
+
+def load_exported(path: Path) -> keras.Model:
+    """A SavedModel's function "serving_default" as a Keras 3 model of one layer.
+
+    Args:
+        path: the folder, such as one that `model.export` wrote.
+
+    Returns:
+        The model, whose layers cannot be told apart.
+
+    Raises:
+        KaccError: the SavedModel has no such function, or takes no batches.
+    """
+    import tensorflow as tf
+
+    endpoint = "serving_default"
+    signatures = tf.saved_model.load(str(path)).signatures
+    if endpoint not in signatures:
+        raise KaccError(
+            f"A SavedModel must have the signature {endpoint!r}",
+            received=f"{path} with {sorted(signatures)}",
+        )
+    specs = signatures[endpoint].structured_input_signature[1]
+    if not all(spec.shape.rank for spec in specs.values()):
+        raise KaccError(
+            "A SavedModel must take tensors with a batch axis",
+            received=f"{path} with {sorted(map(str, specs.values()))}",
+        )
+    inputs = {
+        name: keras.Input(tuple(spec.shape[1:]), name=name, dtype=spec.dtype.name)
+        for name, spec in specs.items()
+    }
+    layer = keras.layers.TFSMLayer(str(path), call_endpoint=endpoint)
+    single = next(iter(inputs.values()))
+    outputs = layer(single) if len(inputs) == 1 else layer(**inputs)
+    return keras.Model(list(inputs.values()), outputs)
 
 
 def image_shape(model: Any) -> ImageShape:

@@ -67,7 +67,8 @@ def compile_for_tpu(
 
     Args:
         module: a portable artifact.
-        inputs, outputs: its arguments and results, of fixed shapes.
+        inputs: its arguments, of fixed shapes.
+        outputs: its results.
         tpu: one of `TPUS`.
 
     Returns:
@@ -131,7 +132,8 @@ def exported(
 
     Args:
         module: a portable artifact.
-        inputs, outputs: shape and dtype of each argument and result.
+        inputs: shape and dtype of each argument.
+        outputs: the same of each result.
         platform: "cpu", "cuda" or "tpu".
 
     Returns:
@@ -165,9 +167,7 @@ def _compile(folder: Path) -> dict[str, Any]:
 
     tpu, inputs, outputs = json.loads((folder / "request.json").read_text())
     module = exported((folder / "module").read_bytes(), inputs, outputs, "tpu")
-    topology = topologies.get_topology_desc(
-        platform="tpu", topology_name=TPUS[tpu][0]
-    )
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TPUS[tpu][0])
     chip = jax.sharding.SingleDeviceSharding(topology.devices[0])
     structs = [jax.ShapeDtypeStruct(tuple(s), d) for s, d in inputs]
     jitted = jax.jit(module.call, in_shardings=chip, out_shardings=chip)

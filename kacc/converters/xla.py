@@ -18,6 +18,7 @@ from kacc.converters.chatter import to_log
 from kacc.converters.export import for_export
 from kacc.converters.formats.base import Folder
 from kacc.converters.formats.saved_model import DEFAULT
+from kacc.converters.formats.stablehlo import MODULES
 from kacc.converters.graph_listing import operations
 from kacc.converters.lowering import lower
 from kacc.converters.request import Converted, Request
@@ -211,7 +212,7 @@ def _writer(
                     received=str(error)[:200],
                     fix="Convert to 'stablehlo'",
                 ) from error
-        extra = folder / "assets.extra"
+        extra = folder / MODULES
         extra.mkdir()
         sizes = [n for n in functions if n != DEFAULT]
         requests = {name: int(name.removeprefix("batch_")) for name in sizes}

@@ -35,10 +35,10 @@ def comparison_plot(variants: Sequence[Variant], title: str) -> bytes:
     left, middle, right = figure.subplots(1, 3, sharey=True)
     names = [v.name for v in variants]
     accuracies = [v.accuracy * 100 for v in variants]
-    _bars(left, "accuracy", names, accuracies, [f"{a:.1f}%" for a in accuracies])
+    bars(left, "accuracy", names, accuracies, [f"{a:.1f}%" for a in accuracies])
     sizes = [v.size_bytes / 1024 for v in variants]
-    _bars(middle, "size", names, sizes, [f"{size:,.1f} KiB" for size in sizes])
-    _bars(right, "median latency", names, *_latency_bars(variants))
+    bars(middle, "size", names, sizes, [f"{size:,.1f} KiB" for size in sizes])
+    bars(right, "median latency", names, *_latency_bars(variants))
     left.invert_yaxis()  # the axes share it
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, weight="bold")
     content = io.BytesIO()
@@ -62,16 +62,28 @@ def _latency_bars(variants: Sequence[Variant]) -> tuple[list[float], list[str]]:
     return lengths, labels
 
 
-def _bars(
+def bars(
     axes: Axes,
     heading: str,
     names: Sequence[str],
     values: Sequence[float],
     labels: Sequence[str],
+    accent_last: bool = True,
 ) -> None:
-    colours = [PALE] * (len(names) - 1) + [ACCENT]
-    bars = axes.barh(names, values, color=colours, height=0.62)
-    axes.bar_label(bars, labels, padding=4, color=INK, fontsize=10)
+    """Draw labelled bars from top to bottom, without a scale.
+
+    Args:
+        axes: where.
+        heading: above the bars.
+        names: of the bars.
+        values: their lengths.
+        labels: at their ends.
+        accent_last: whether the last one is set off in colour, else all are.
+    """
+    pale = PALE if accent_last else ACCENT
+    colours = [pale] * (len(names) - 1) + [ACCENT]
+    drawn = axes.barh(names, values, color=colours, height=0.62)
+    axes.bar_label(drawn, labels, padding=4, color=INK, fontsize=10)
     axes.set_title(heading, loc="left", color=INK, fontsize=10)
     axes.set_xlim(0, (max(values) or 1) * 1.4)
     axes.xaxis.set_visible(False)

@@ -20,6 +20,7 @@ from kacc.core.errors import KaccError
 from kacc.core.manifest import Manifest
 
 SIGNATURE = "signature.json"
+MODULES = "assets.extra"  # in a SavedModel for TPUs
 _CALLING_CONVENTION = 10  # of XlaCallModule: one platform, no extra arguments
 
 
@@ -112,3 +113,15 @@ def module_of(path: Path, platform: str | None) -> bytes:
             fix=f"Convert with platforms=(..., {platform!r})",
         )
     return (path / files[platform]).read_bytes()
+
+
+def tpu_module(path: Path) -> bytes | None:
+    """The module for a TPU in what "stablehlo" or "xla-tpu" wrote, or None.
+
+    Of several batch sizes it is that of the first, which the manifest describes.
+    """
+    if (path / SIGNATURE).is_file():
+        return module_of(path, "tpu")
+    size = Manifest.from_json((path / MANIFEST).read_text()).inputs[0].shape[0]
+    beside = path / MODULES / f"batch_{size}.stablehlo"
+    return beside.read_bytes() if beside.is_file() else None

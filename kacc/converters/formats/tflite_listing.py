@@ -58,7 +58,8 @@ def layer_in(tensor: str) -> str:
         'block/conv'
     """
     scopes = tensor.partition(";")[0].partition(":")[0].split("/")
-    return "/".join(scopes[1:-1]) or tensor
+    inner = [scope for scope in scopes[1:-1] if not scope.endswith("PartitionedCall")]
+    return "/".join(inner) or tensor
 
 
 def macs_of(
