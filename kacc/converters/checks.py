@@ -16,7 +16,8 @@ def check_options(
     row: Target, io: Any, batch: int | None, backend: str | None, sparse: bool
 ) -> None:
     """Raises unless a target takes these options."""
-    known = ("float32", "int8") if row.io == "float32" else (row.io, "float32")
+    other = "int8" if row.integer and row.io == "float32" else "float32"
+    known = (row.io, other)
     if io not in known:
         raise UsageError(
             f"`io` must be one of {known} for the target {row.name!r}", received=io

@@ -62,9 +62,10 @@ def convert(
             or the folder: of the targets "xla-..." that of the served model, in which
             a folder of the version is written, as TensorFlow Serving lays it out.
         target: "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8",
-            "tflite-w4a8", "tflite-int16x8", or "ethos-u55" (an int8 file compiled by
-            vela, whose figures are in the artifact's `manifest.report`); "xla-cpu",
-            "xla-gpu" and "xla-tpu", SavedModels whose functions XLA compiles;
+            "tflite-w4a8", "tflite-int16x8"; "ethos-u55", "ethos-u65" or "ethos-u85" (an
+            int8 file compiled by vela, whose figures are in the artifact's
+            `manifest.report`); "xla-cpu", "xla-gpu" and "xla-tpu", SavedModels whose
+            functions XLA compiles;
             "stablehlo"; "onnx", or "onnx-int8" in QDQ form. The targets "xla-...",
             "stablehlo" and "onnx" compute the quantization of a quantized model in
             floats (fake quantization).
@@ -94,8 +95,9 @@ def convert(
             mean error that quantization brings to their outputs on the calibration
             data (Nagel et al. 2019, arXiv:1906.04721): it takes seconds. The backend is
             "kacc" here too.
-        accelerator: the NPU's MACs per cycle, 32, 64, 128 (the default) or 256, for
-            "ethos-u55".
+        accelerator: the NPU's MACs per cycle: of "ethos-u55" 32, 64, 128 (the default)
+            or 256; of "ethos-u65" 256 (the default) or 512; of "ethos-u85" 128, 256
+            (the default), 512, 1024 or 2048.
         sparse: for a pruned model and the targets "tflite-float32" and
             "tflite-float16": whether the file stores kernels of 1x1 convolutions and
             dense layers with many zeros in TFLite's sparse format (TFLiteConverter's

@@ -1,4 +1,4 @@
-"""Files for Arm Ethos-U NPUs: an int8 file, compiled by vela.
+"""Files for the NPUs Arm Ethos-U55, U65 and U85: an int8 file, compiled by vela.
 
 vela (the package ethos-u-vela) runs as a process of its own. Its figures are the same
 every time, so that cycles can be a budget: `kacc.prune_channels(cost=cycles(128))`.
@@ -12,25 +12,47 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from kacc.converters import tflite
+from kacc.converters import flatbuffer, tflite
 from kacc.converters.chatter import logger
 from kacc.converters.request import Converted, Request
 from kacc.core.errors import ConversionError, KaccError, UsageError
 
-ACCELERATORS = (32, 64, 128, 256)  # MACs per cycle of the Ethos-U55
-DEFAULT = 128
-# Arm's own description of a fast microcontroller, which vela takes by default.
-_SYSTEM = (
-    *("--config", "Arm/vela.ini"),
-    *("--system-config", "Ethos_U55_High_End_Embedded"),
-    *("--memory-mode", "Shared_Sram"),
-)
+
+@dataclass(frozen=True)
+class Npu:
+    """A family of NPUs, and the system around it that vela reckons with.
+
+    Args:
+        sizes: MACs per cycle that it comes with.
+        default: of these.
+        system: Arm's own description of a fast system with it, in vela's Arm/vela.ini.
+        memory: how activations and weights lie in that system's memories.
+    """
+
+    sizes: tuple[int, ...]
+    default: int
+    system: str
+    memory: str
+
+
+NPUS = {
+    "ethos-u55": Npu(
+        (32, 64, 128, 256), 128, "Ethos_U55_High_End_Embedded", "Shared_Sram"
+    ),
+    "ethos-u65": Npu((256, 512), 256, "Ethos_U65_High_End", "Dedicated_Sram"),
+    "ethos-u85": Npu(
+        (128, 256, 512, 1024, 2048), 256, "Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram"
+    ),
+}
+ACCELERATORS, DEFAULT = NPUS["ethos-u55"].sizes, NPUS["ethos-u55"].default
+_NPU_OPERATOR = "ethos-u"  # what vela writes in the place of what runs on the NPU
 _SECONDS = 1800  # a compilation takes seconds; large files minutes
 
 
@@ -41,13 +63,16 @@ class NpuReport:
     Args:
         accelerator: such as "ethos-u55-128".
         cycles: in total.
-        milliseconds: at the clock of vela's system configuration (500 MHz).
+        milliseconds: at the clock of vela's system configuration, 500 MHz of U55 and
+            1 GHz of the others.
         sram_bytes: of activations and buffers.
         flash_bytes: of weights and commands.
+        dram_bytes: the same where the system keeps them in DRAM.
         macs: multiply-accumulates.
         npu_operators: how many operators run on the NPU.
         cpu_operators: how many are left to the CPU.
         vela: its version.
+        on_cpu: what is left to the CPU, each operator with its layer.
     """
 
     accelerator: str
@@ -55,10 +80,12 @@ class NpuReport:
     milliseconds: float
     sram_bytes: int
     flash_bytes: int
+    dram_bytes: int
     macs: int
     npu_operators: int
     cpu_operators: int
     vela: str
+    on_cpu: tuple[str, ...] = ()
 
     @property
     def npu_share(self) -> float:
@@ -66,11 +93,21 @@ class NpuReport:
         return self.npu_operators / max(self.npu_operators + self.cpu_operators, 1)
 
 
-def to_ethos_u55(request: Request) -> Converted:
-    """A file for the Ethos-U55, with vela's figures as notes."""
+def to_ethos(request: Request) -> Converted:
+    """A file for the NPU that the target names, with vela's figures as notes.
+
+    What vela leaves to the CPU is named in a warning, with its layer.
+    """
     require_vela()
     converted = tflite.to_int8(request)
-    data, report = compile_for_npu(converted.data, request.accelerator or DEFAULT)
+    data, report = compile_for_npu(
+        converted.data, request.accelerator, request.target, request.graph.layer_of
+    )
+    if report.on_cpu:
+        warnings.warn(
+            f"The CPU runs what the NPU lacks: {', '.join(report.on_cpu)}",
+            stacklevel=2,
+        )
     notes = {**asdict(report), "npu_share": report.npu_share}
     return Converted(data, converted.backend, {**converted.notes, **notes})
 
@@ -85,12 +122,19 @@ def require_vela() -> None:
         )
 
 
-def compile_for_npu(data: bytes, accelerator: int = DEFAULT) -> tuple[bytes, NpuReport]:
+def compile_for_npu(
+    data: bytes,
+    accelerator: int | None = None,
+    npu: str = "ethos-u55",
+    layer_of: Callable[[str], str | None] = lambda tensor: None,
+) -> tuple[bytes, NpuReport]:
     """Compiles an int8 TFLite file with vela.
 
     Args:
         data: the content of the file; batches are of one sample.
-        accelerator: MACs per cycle, one of `ACCELERATORS`.
+        accelerator: MACs per cycle, one of the sizes in `NPUS`; None for the default.
+        npu: one of `NPUS`.
+        layer_of: finds the layer that an operation of this name belongs to.
 
     Returns:
         The content of the compiled file, and the report.
@@ -101,21 +145,40 @@ def compile_for_npu(data: bytes, accelerator: int = DEFAULT) -> tuple[bytes, Npu
         ConversionError: if it cannot compile the file.
     """
     require_vela()
-    if accelerator not in ACCELERATORS:
-        raise UsageError(
-            f"`accelerator` must be one of {ACCELERATORS}, the MACs per cycle",
-            received=accelerator,
-        )
-    name = f"ethos-u55-{accelerator}"
+    family = NPUS[npu]
+    accelerator = accelerator or family.default
+    _check_size(accelerator, family)
+    name = f"{npu}-{accelerator}"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.tflite"
         source.write_bytes(data)
-        text = _run(source, name)
+        text = _run(source, name, family)
         compiled = (Path(folder) / "model_vela.tflite").read_bytes()
         (summary,) = Path(folder).glob("model_summary_*.csv")
         with summary.open(newline="") as file:
             row = next(csv.DictReader(file))
-    return compiled, _report(name, row, text)
+    report = _report(name, row, text)
+    return compiled, replace(report, on_cpu=_left_to_cpu(compiled, layer_of))
+
+
+def _check_size(accelerator: int, family: Npu) -> None:
+    if accelerator not in family.sizes:
+        raise UsageError(
+            f"`accelerator` must be one of {family.sizes}, the MACs per cycle",
+            received=accelerator,
+        )
+
+
+def _left_to_cpu(
+    compiled: bytes, layer_of: Callable[[str], str | None]
+) -> tuple[str, ...]:
+    """The operators of a compiled file that the NPU does not run."""
+    (graph, *_) = flatbuffer.subgraphs(compiled)
+    return tuple(
+        f"{operator.name} from {tflite.origin(operator, graph, layer_of)}"
+        for operator in graph.operators
+        if operator.name != _NPU_OPERATOR
+    )
 
 
 def cycles(
@@ -140,11 +203,7 @@ def cycles(
         ...
         kacc.core.errors.UsageError: `accelerator` must be one of (32, 64, 128, 256)...
     """
-    if accelerator not in ACCELERATORS:
-        raise UsageError(
-            f"`accelerator` must be one of {ACCELERATORS}, the MACs per cycle",
-            received=accelerator,
-        )
+    _check_size(accelerator, NPUS["ethos-u55"])
 
     def measure(model: Any) -> float:
         import kacc  # convert.py imports this module; only the facade binds both ways
@@ -181,10 +240,12 @@ def random_samples(model: Any, count: int = 8) -> Any:
     return signature.packed(arrays)
 
 
-def _run(source: Path, accelerator: str) -> str:
+def _run(source: Path, accelerator: str, family: Npu) -> str:
     """Runs vela in the folder of a file; what it printed."""
     command = [
-        *(sys.executable, "-m", "ethosu.vela", source.name, *_SYSTEM),
+        *(sys.executable, "-m", "ethosu.vela", source.name),
+        *("--config", "Arm/vela.ini", "--system-config", family.system),
+        *("--memory-mode", family.memory),
         *("--accelerator-config", accelerator, "--output-dir", "."),
     ]
     try:
@@ -230,6 +291,7 @@ def _report(name: str, row: Mapping[str, str], text: str) -> NpuReport:
         milliseconds=float(row["inference_time"]) * 1e3,
         sram_bytes=round(float(row["sram_memory_used"]) * 1024),
         flash_bytes=round(flash * 1024),
+        dram_bytes=round(float(row.get("dram_memory_used", 0)) * 1024),
         macs=round(float(row["nn_macs"])),
         npu_operators=counts["NPU"],
         cpu_operators=counts["CPU"],

@@ -31,7 +31,7 @@ def to_onnx(request: Request) -> Converted:
 
     def make() -> Any:
         return convert.from_graph_def(
-            graph.graph_def,
+            _with_known_operators(graph.graph_def),
             input_names=list(graph.input_tensors),
             output_names=list(graph.output_tensors),
             opset=request.export.opset or DEFAULT,
@@ -66,6 +66,27 @@ def to_onnx_int8(request: Request) -> Converted:
     _check(model, request)
     notes = {**converted.notes, "macs": request.macs}
     return Converted(model, converted.backend, notes, inputs=into, outputs=out)
+
+
+def _with_known_operators(graph_def: Any) -> Any:
+    """A copy in which what tf2onnx does not know is written by what it knows.
+
+    That is the complementary error function of an exact GELU: erfc(x) = 1 - erf(x).
+    """
+    import tensorflow as tf
+
+    copy = tf.compat.v1.GraphDef()
+    copy.CopyFrom(graph_def)
+    for node in [node for node in copy.node if node.op == "Erfc"]:
+        inner = copy.node.add(op="Erf", name=f"{node.name}/erf", input=node.input)
+        inner.attr["T"].CopyFrom(node.attr["T"])
+        one = copy.node.add(op="Const", name=f"{node.name}/one")
+        one.attr["dtype"].CopyFrom(node.attr["T"])
+        value = tf.make_tensor_proto(1.0, node.attr["T"].type)
+        one.attr["value"].tensor.CopyFrom(value)
+        node.op = "Sub"
+        node.input[:] = [one.name, inner.name]
+    return copy
 
 
 def _converted(make: Callable[[], Any], request: Request) -> Any:
@@ -167,12 +188,14 @@ def _check(model: Any, request: Request) -> None:
     import onnx
 
     lacking = sorted(
-        {f"{node.op_type} from {node.name}" for node in model.graph.node if node.domain}
+        f"{node.op_type} from {request.graph.layer_of(node.name) or node.name}"
+        for node in model.graph.node
+        if not onnx.defs.has(node.op_type, node.domain)
     )
     if lacking:
         raise ConversionError(
             "Every operator must have an ONNX operator",
-            received=", ".join(lacking),
+            received=", ".join(dict.fromkeys(lacking)),
             fix="Replace these layers, or convert to another target",
         )
     onnx.checker.check_model(model, full_check=True)

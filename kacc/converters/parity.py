@@ -200,11 +200,13 @@ def _wanted(
     model: Any, kernels: str, packed: Callable[[Sequence[Any]], Any], samples: Samples
 ) -> list[np.ndarray]:
     """What a file of the model has to compute on a set of kernels."""
+    from kacc.quantization.kernels import KERNELS
     from kacc.quantization.model import quantized
 
     enabled = [transform.enabled for _, transform in quantized(model)]
-    own = kernels not in ("builtin", "reference", "micro")  # as Keras computes
-    if not enabled or (own and not all(enabled)):
+    if kernels not in KERNELS:  # other runtimes compute as Keras does
+        kernels = "xnnpack"
+    if not enabled or (kernels == "xnnpack" and not all(enabled)):
         return reference_outputs(model, packed, samples)
     return simulated_outputs(model, kernels, samples)
 

@@ -87,14 +87,17 @@ TARGETS = {
             backends=(BACKEND,),
             io="int16",
         ),
-        Target(
-            "ethos-u55",
-            ethos.to_ethos_u55,
-            schemes=frozenset({"int8"}),
-            integer=True,
-            backends=("tflite", "ai-edge", BACKEND),
-            accelerators=ethos.ACCELERATORS,
-            batch=1,
+        *(
+            Target(
+                name,
+                ethos.to_ethos,
+                schemes=frozenset({"int8"}),
+                integer=True,
+                backends=("tflite", "ai-edge", BACKEND),
+                accelerators=npu.sizes,
+                batch=1,
+            )
+            for name, npu in ethos.NPUS.items()
         ),
         Target(
             "xla-cpu",
@@ -104,6 +107,7 @@ TARGETS = {
                 "xla": ("auto", "always", "never"),
                 "version": (),
             },
+            io="float32",
             keeps_fake_quantization=True,
         ),
         Target(
@@ -114,6 +118,7 @@ TARGETS = {
                 "compute": ("float32", "float16", "bfloat16"),
                 "version": (),
             },
+            io="float32",
             keeps_fake_quantization=True,
         ),
         Target(
@@ -124,6 +129,7 @@ TARGETS = {
                 "compute": ("float32", "bfloat16"),
                 "version": (),
             },
+            io="float32",
             keeps_fake_quantization=True,
         ),
         Target(
@@ -133,12 +139,14 @@ TARGETS = {
                 "platforms": stablehlo.PLATFORMS,
                 "compute": ("float32", "float16", "bfloat16"),
             },
+            io="float32",
             keeps_fake_quantization=True,
         ),
         Target(
             "onnx",
             onnx.to_onnx,
             options={"opset": onnx.OPSETS},
+            io="float32",
             keeps_fake_quantization=True,
         ),
         Target(

@@ -101,7 +101,7 @@ def _by_kacc(handler: Callable[[Request], Converted]) -> Callable[[Request], byt
                 received="a model of tf_keras",
                 fix="Call kacc.from_tf_keras(model) first",
             )
-        return handler(request.own()).data
+        return handler(replace(request.own(), io=request.io)).data
 
     return make
 
@@ -307,14 +307,15 @@ def _require_integer(data: bytes, request: Request) -> None:
     found = list(flatbuffer.float_operators(data, request.io == "float32"))
     # A QUANTIZE and a DEQUANTIZE stand around whatever stayed in float.
     culprits = [x for x in found if x[0].name not in ("QUANTIZE", "DEQUANTIZE")]
-    origins = [(op.name, _origin(op, graph, request)) for op, graph in culprits]
+    layer_of = request.graph.layer_of
+    origins = [(op.name, origin(op, graph, layer_of)) for op, graph in culprits]
     unasked = [x for x in origins if x[1] not in request.skipped]
     if not unasked and request.skipped:
         _warn_of_floats(origins)
     elif found:
         if not culprits:
-            unasked = [(op.name, _origin(op, graph, request)) for op, graph in found]
-        names = [f"{kind} from {origin}" for kind, origin in unasked]
+            unasked = [(op.name, origin(op, graph, layer_of)) for op, graph in found]
+        names = [f"{kind} from {layer}" for kind, layer in unasked]
         raise ConversionError(
             f"Every operator of a {request.target} file must be integer",
             received="in float: " + ", ".join(dict.fromkeys(names)),
@@ -346,13 +347,15 @@ def _way_out(request: Request, kinds: set[str]) -> str:
     )
 
 
-def _origin(
-    operator: flatbuffer.Operator, graph: flatbuffer.Subgraph, request: Request
+def origin(
+    operator: flatbuffer.Operator,
+    graph: flatbuffer.Subgraph,
+    layer_of: Callable[[str], str | None],
 ) -> str:
-    """The layer that an operator of the file came from, or its tensor's name."""
+    """The layer that an operator of a file came from, or its tensor's name."""
     name = graph.tensors[operator.outputs[0]].name
     for part in name.split(";"):
-        layer = request.graph.layer_of(part.split(":")[0])
+        layer = layer_of(part.split(":")[0])
         if layer:
             return layer
     return name

@@ -83,17 +83,53 @@ def test_vela_says_the_same_every_time(artifacts):
 
 def test_what_the_npu_lacks_is_left_to_the_cpu(tmp_path, images):
     model = _model()
-    file = kacc.convert(
-        model,
-        tmp_path / "a.tflite",
-        "ethos-u55",
-        images,
-        io="float32",
-        backend="tflite",
-    )
+    with pytest.warns(UserWarning, match="The CPU runs what the NPU lacks: QUANTIZE"):
+        file = kacc.convert(
+            model,
+            tmp_path / "a.tflite",
+            "ethos-u55",
+            images,
+            io="float32",
+            backend="tflite",
+        )
     report = file.manifest.report
     assert report["cpu_operators"] > 0
     assert 0 < report["npu_share"] < 1
+
+
+def test_operators_left_to_the_cpu_are_named_with_their_layer(tmp_path):
+    image = keras.Input((8, 8, 4))
+    x = layers.Conv2D(8, 3, name="a")(image)
+    # Only enlarged by powers of two images stay on the NPU.
+    x = layers.UpSampling2D(3, interpolation="bilinear", name="up")(x)
+    model = keras.Model(image, layers.Conv2D(2, 1)(x))
+    x = np.random.default_rng(0).normal(size=(32, 8, 8, 4)).astype("float32")
+    with pytest.warns(UserWarning, match="RESIZE_BILINEAR from up"):
+        file = kacc.convert(
+            model, tmp_path / "a.tflite", "ethos-u55", x, backend="tflite"
+        )
+    assert file.manifest.report["on_cpu"] == ["RESIZE_BILINEAR from up"]
+
+
+@pytest.mark.parametrize("target", ["ethos-u65", "ethos-u85"])
+def test_larger_npus(target, tmp_path, images):
+    npu = ethos.NPUS[target]
+    files = [
+        kacc.convert(
+            _model(),
+            tmp_path / f"{size}.tflite",
+            target,
+            images,
+            accelerator=size,
+            backend="tflite",
+        )
+        for size in (npu.sizes[0], npu.sizes[-1])
+    ]
+    small, large = (file.manifest.report for file in files)
+    assert small["accelerator"] == f"{target}-{npu.sizes[0]}"
+    assert small["npu_share"] == large["npu_share"] == 1.0
+    assert small["cycles"] > large["cycles"] > 0
+    assert small["dram_bytes"] > 0
 
 
 def test_a_trained_model_needs_no_calibration(tmp_path, images):
