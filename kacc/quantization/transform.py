@@ -232,6 +232,14 @@ class Quantize(Transform):
         low, high = self.nudged(name)
         return float(low), float(high)
 
+    def given_ends(self, name: str) -> tuple[float, float]:
+        """The range of a tensor as `set_range` takes it, to give it to another one."""
+        if name in self.fixed:
+            low, high = self.fixed[name]
+        else:
+            low, high = (float(end) for end in self._ends(name))
+        return low, high
+
     def all_seen(self) -> Any:
         """Whether every range has been seen, as a boolean tensor."""
         ranges = [self._variables[f"{name}_range"].value for name in self.ranges]
