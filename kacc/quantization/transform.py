@@ -233,11 +233,16 @@ class Quantize(Transform):
         return float(low), float(high)
 
     def given_ends(self, name: str) -> tuple[float, float]:
-        """The range of a tensor as `set_range` takes it, to give it to another one."""
-        if name in self.fixed:
-            low, high = self.fixed[name]
-        else:
-            low, high = (float(end) for end in self._ends(name))
+        """The range of a tensor as `set_range` takes it, to give it to another one.
+
+        A prescribed one may have its zero between two integers, which none that was
+        seen has: that one gets the ends of the same grid.
+        """
+        if name in self.fixed and not self.scheme.symmetric:
+            grid, steps = grid_named(self, name), 2.0**self.scheme.activation_bits
+            zero, scale = float(grid.zero), float(grid.scale32)
+            return -(steps / 2 + zero) * scale, (steps / 2 - 1 - zero) * scale
+        low, high = self.fixed.get(name) or map(float, self._ends(name))
         return low, high
 
     def all_seen(self) -> Any:

@@ -167,20 +167,22 @@ class Layout:
     def _tensor_names(self) -> dict[Tensor, str]:
         """What each tensor is called: as the layer that makes it.
 
-        Of a layer with several calls or outputs the further tensors get a number.
+        Those of a layer with several calls or outputs get a number: a part that takes
+        one may call the layer again, and Keras wants each name once.
         """
         named = dict(zip(self.graph.inputs, self.input_names, strict=True))
-        taken = {*self.input_names, *self.names.values()}
-        first: set[str] = set()
+        outputs: dict[int, list[Tensor]] = {}
         for call in self.calls:
-            for tensor in call.outputs:
-                name = own = self.names[id(call.operation)]
-                number = 0
-                while name in first or (number and name in taken):
-                    number += 1
-                    name = f"{own}_output_{number}"
-                first.add(name)
-                named[tensor] = name
+            outputs.setdefault(id(call.operation), []).extend(call.outputs)
+        taken = {*self.input_names, *self.names.values()}
+        for key, tensors in outputs.items():
+            own = self.names[key]
+            wanted = [own]
+            if len(tensors) > 1:
+                wanted = [f"{own}_output_{n}" for n in range(len(tensors))]
+                wanted = unique([*taken, *wanted])[len(taken) :]
+            taken.update(wanted)
+            named.update(zip(tensors, wanted, strict=True))
         return named
 
 

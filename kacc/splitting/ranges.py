@@ -19,6 +19,7 @@ from kacc.core.graph import Call, Tensor, trace
 from kacc.core.registry import Output
 from kacc.core.rules import Rule
 from kacc.quantization.config import scheme_named
+from kacc.quantization.integer import Grid
 from kacc.quantization.model import (
     TECHNIQUE,
     attach_quantization,
@@ -27,7 +28,12 @@ from kacc.quantization.model import (
     skipped_by_rules,
 )
 from kacc.quantization.simulation import Simulation
-from kacc.quantization.transform import Quantize, quantize_of, require_quantize
+from kacc.quantization.transform import (
+    Quantize,
+    grid_named,
+    quantize_of,
+    require_quantize,
+)
 from kacc.quantization.widths import weight_widths
 from kacc.splitting.build import Builder
 
@@ -57,10 +63,25 @@ class Ranges:
             return self.simulation.entering[tensor]
         spec = registry.find(call.operation) if call else None
         if call is None or spec is None or call.path in self.placement.skipped:
-            return None
+            return self._behind(tensor)
         if spec.output is Output.RANGE:
             return self.simulation.output_range(call)
         return self.of(call.inputs[0])
+
+    def _behind(self, tensor: Tensor) -> tuple[Quantize, str] | None:
+        """Of a float tensor, the range that whoever reads it moved has for it.
+
+        A reshape inside a `call` holds no range; in a part it is an operator that does.
+        """
+        for reader, _ in self.simulation.readers.get(tensor, []):
+            spec = registry.find(reader.operation)
+            moves = spec is not None and spec.output in (Output.SAME, Output.IDENTITY)
+            if moves and reader.path not in self.placement.skipped:
+                output = reader.outputs[0]
+                if output in self.simulation.entering:
+                    return self.simulation.entering[output]
+                return self._behind(output)
+        return None
 
     def attach(self, builder: Builder, part: keras.Model) -> None:
         """Quantizes a part as the whole is.
@@ -74,12 +95,25 @@ class Ranges:
         """
         settings = {**self.settings, "rules": self._rules(builder, part)}
         attach_quantization(part, settings, report=False)
-        for call in builder.calls:
+        taken = set(builder.stretch.takes)
+        # What is read first at a cut comes last: a layer of several calls reads the
+        # others as integers.
+        for call in sorted(
+            builder.calls, key=lambda c: any(self._source(t) in taken for t in c.inputs)
+        ):
             old, new = call.operation, builder.operations[id(call.operation)]
             transform = quantize_of(new)
             if transform is not None:
                 self._carry(call, quantize_of(old), transform)
         self._require_equal(builder, part)
+
+    def _source(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, or the one that layers gone at inference hand on."""
+        call = self.producers.get(tensor)
+        spec = registry.find(call.operation) if call else None
+        if call is None or spec is None or spec.output is not Output.IDENTITY:
+            return tensor
+        return self._source(call.inputs[0])
 
     def _require_equal(self, builder: Builder, part: keras.Model) -> None:
         """A layer reads all its inputs by one range, in the whole maybe by several."""
@@ -93,8 +127,8 @@ class Ranges:
             reader, held = entering.get(tensor), self.of(taken[info.name])
             if reader is None or held is None:
                 continue
-            own = require_quantize(reader[0]).ends(reader[1])
-            if own != held[0].ends(held[1]):
+            own = grid_named(require_quantize(reader[0]), reader[1])
+            if not _equal(own, grid_named(*held)):
                 raise CutError(
                     "Each tensor that crosses a cut must keep its range",
                     received=f"{info.name!r}, read by a shared layer with another one",
@@ -147,3 +181,8 @@ class Ranges:
                 fix="Cut elsewhere",
             )
         return held[0].given_ends(held[1])
+
+
+def _equal(a: Grid, b: Grid) -> bool:
+    scales = float(a.scale32), float(b.scale32)
+    return scales[0] == scales[1] and float(a.zero) == float(b.zero)
