@@ -108,13 +108,18 @@ class Chain:
         return check(x, infos, "The data")
 
     def mismatches(self) -> list[str]:
-        """Names of the tensors that two files have as integers of different grids."""
+        """Names of the tensors that two files have as integers of different grids.
+
+        A tensor that one of them has in float, since a rule keeps its reader so, or as
+        nothing in that file computes with it, loses nothing on the way.
+        """
         given: dict[str, TensorInfo] = {}
         found: list[str] = []
         for artifact in self.artifacts:
             for info in artifact.manifest.inputs:
                 before = given.setdefault(info.name, info)
-                if _grid(before) != _grid(info):
+                both = _is_integer(before) and _is_integer(info)
+                if both and _grid(before) != _grid(info):
                     found.append(info.name)
             given.update((info.name, info) for info in artifact.manifest.outputs)
         return list(dict.fromkeys(found))

@@ -80,12 +80,12 @@ def split(
     _require_seen(model)
     layout = Layout(model)
     if at is not None:
-        return _built(layout, _cuts_at(layout, at))
+        return cut_at_positions(layout, _cuts_at(layout, at))
     refused: set[int] = set()
     while True:
         cuts = _chosen(layout, count, by, refused)
         try:
-            return _built(layout, cuts)
+            return cut_at_positions(layout, cuts)
         except CutError:
             # Ranges show only once there are parts; such a graph is rare.
             refused.add(_unfit(layout, cuts))
@@ -238,7 +238,7 @@ def _check_cut(layout: Layout, position: int, name: str) -> None:
         )
 
 
-def _built(layout: Layout, cuts: Sequence[int]) -> Split:
+def cut_at_positions(layout: Layout, cuts: Sequence[int]) -> Split:
     """The parts between the cuts."""
     model = layout.model
     ranges = Ranges(model) if layout.is_quantized else None
@@ -277,7 +277,7 @@ def _unfit(layout: Layout, cuts: Sequence[int]) -> int:
     """The first cut that does not fit by itself; the first one if all do."""
     for cut in cuts:
         try:
-            _built(layout, [cut])
+            cut_at_positions(layout, [cut])
         except CutError:
             return cut
     return cuts[0]
