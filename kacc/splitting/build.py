@@ -35,7 +35,7 @@ class Builder:
     def model(self) -> keras.Model:
         """The part: functional, plain, with the weights of the whole."""
         names = self.layout.tensor_names
-        inputs = {names[t]: _input(t, names[t]) for t in self.stretch.takes}
+        inputs = {names[t]: self._input(t) for t in self.stretch.takes}
         values = {t: inputs[names[t]] for t in self.stretch.takes}
         for call in self.calls:
             results = self._applied(call, [values[t] for t in call.inputs])
@@ -45,6 +45,12 @@ class Builder:
         for call in self.calls:
             carry_weights(call.operation, self.operations[id(call.operation)])
         return model
+
+    def _input(self, tensor: Tensor) -> Any:
+        dtype, name = tensor.dtype, self.layout.tensor_names[tensor]
+        if self.layout.is_quantized and dtype in ("float16", "bfloat16"):
+            dtype = "float32"  # what integers stand for must not be rounded again
+        return keras.Input(batch_shape=tensor.shape, dtype=dtype, name=name)
 
     def _applied(self, call: Call, values: list[Any]) -> Any:
         new = self._operation(call)
@@ -86,10 +92,6 @@ def carry_weights(old: Any, new: Any) -> None:
         for weight in spec.weights:
             value = attach.weight_before(old, weight.attribute, QUANTIZE)
             getattr(new, weight.attribute).assign(value)
-
-
-def _input(tensor: Tensor, name: str) -> Any:
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
 
 
 def _alone(values: dict[str, Any]) -> Any:

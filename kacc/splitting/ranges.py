@@ -65,7 +65,7 @@ class Ranges:
         if call is None or spec is None or call.path in self.placement.skipped:
             return self._behind(tensor)
         if spec.output is Output.RANGE:
-            return self.simulation.output_range(call)
+            return self.simulation.output_range(call) or self._behind(tensor)
         return self.of(call.inputs[0])
 
     def _behind(self, tensor: Tensor) -> tuple[Quantize, str] | None:

@@ -112,6 +112,56 @@ def test_other_schemes_and_rules(tmp_path, scheme, rules):
     np.testing.assert_array_equal(chain.predict(x), whole.predict(x))
 
 
+def test_half_precision(tmp_path):
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = models.residual()
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+    x = models.data(model)
+    plain = model.predict(x, verbose=0).astype("float32")
+    got = kacc.split(model, at=["first"]).predict(x).astype("float32")
+    np.testing.assert_array_equal(got, plain)
+    kacc.quantize(model)
+    kacc.quantization.calibrate(model, [x])
+    whole = kacc.convert(model, tmp_path / "whole.tflite", "tflite-int8")
+    parts = kacc.split(model, at=["first"])
+    chain = parts.chain(parts.convert(tmp_path, "tflite-int8"))
+    np.testing.assert_array_equal(chain.predict(x), whole.predict(x))
+    np.testing.assert_array_equal(parts.predict(x), model.predict(x, verbose=0))
+
+
+def test_operators_in_a_call_and_nested_models(tmp_path):
+    for kind in (Gated, models.nested):
+        model = kind()
+        x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+        model(x)
+        kacc.quantize(model)
+        kacc.quantization.calibrate(model, [x])
+        whole = kacc.convert(model, tmp_path / "whole.tflite", "tflite-int8")
+        want = whole.predict(1.2 * x)
+        for at in (["first"], ["second"]) if kind is Gated else (["a"], ["inner"]):
+            parts = kacc.split(model, at=at)
+            chain = parts.chain(parts.convert(tmp_path, "tflite-int8"))
+            np.testing.assert_array_equal(chain.predict(1.2 * x), want)
+            np.testing.assert_array_equal(parts.predict(1.2 * x), want)
+
+
+class Gated(keras.Model):
+    """Its sum lives for one call, and the layer that reads it holds the range."""
+
+    def __init__(self):
+        super().__init__()
+        names = ("first", "second", "third")
+        self.parts = [keras.layers.Dense(6, name=name) for name in names]
+
+    def call(self, x):
+        first, second, third = self.parts
+        y = first(x)
+        return third(keras.ops.reshape(second(y) + y, (-1, 6)))
+
+
 def test_random_graphs_in_integers(tmp_path):
     packed = pack(random_branches(5, 6))
     model = kacc.quantize(packed.model)
