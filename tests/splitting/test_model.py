@@ -104,6 +104,14 @@ def test_by_memory_counts_weights_and_activations():
     assert by_memory.report[1].peak_bytes == 4096 + 64
 
 
+def test_by_memory_puts_large_weights_into_several_parts():
+    dense, widths = keras.layers.Dense, {"a": 256, "b": 256, "c": 256, "d": 8}
+    layers = [dense(width, name=name) for name, width in widths.items()]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    parts = kacc.split(model, by="memory")
+    assert [row.layers for row in parts.report] == [("a", "b"), ("c", "d")]
+
+
 def test_shared_layers_stay_in_one_part_or_are_copied_with_a_warning():
     model = models.shared()
     parts = kacc.split(model)
@@ -130,6 +138,7 @@ def test_nested_models_can_be_named():
 def test_masks_of_pruning_are_in_the_weights_of_the_parts():
     model = models.residual()
     kacc.prune(model, 0.5)
+    model.get_layer("first").kernel.assign_add(np.ones((3, 3, 8, 8)))  # the mask stays
     parts = kacc.split(model)
     x = models.data(model)
     _close(parts.predict(x), model.predict(x, verbose=0))

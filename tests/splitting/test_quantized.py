@@ -112,6 +112,20 @@ def test_other_schemes_and_rules(tmp_path, scheme, rules):
     np.testing.assert_array_equal(chain.predict(x), whole.predict(x))
 
 
+def test_prescribed_ranges_keep_their_grid(tmp_path):
+    dense = keras.layers.Dense
+    for name in ("softsign", "tanh", "sigmoid"):
+        activation = keras.layers.Activation(name, name="bounded")
+        stack = [keras.Input((6,)), dense(8), activation, dense(4)]
+        model = kacc.quantize(keras.Sequential(stack))
+        x = 3 * np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+        kacc.quantization.calibrate(model, [x])
+        whole = kacc.convert(model, tmp_path / "whole.tflite", "tflite-int8")
+        parts = kacc.split(model, at=["bounded"])
+        chain = parts.chain(parts.convert(tmp_path, "tflite-int8"))
+        np.testing.assert_array_equal(chain.predict(x), whole.predict(x))
+
+
 def test_half_precision(tmp_path):
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
