@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kacc.pruning.model import prune
     from kacc.quantization.model import quantize
     from kacc.quantization.simulation import simulate
+    from kacc.splitting.model import split
     from kacc.support import register_layer
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ __all__ = [
     "register_layer",
     "schedules",
     "simulate",
+    "split",
     "strip",
 ]
 
@@ -86,6 +88,7 @@ _MODULES = {
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
     "simulate": "kacc.quantization.simulation",
+    "split": "kacc.splitting.model",
     "strip": "kacc.core.recipe",
 }
 

@@ -41,14 +41,14 @@ def _run(example, folder, monkeypatch):
 
 
 def test_training_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    example, _ = EXAMPLES
+    example, *_ = EXAMPLES
     _run(example, tmp_path, monkeypatch)
     assert {"model.tflite", "ptq.tflite"} <= {p.name for p in tmp_path.iterdir()}
     assert "1 LSB" in capsys.readouterr().out
 
 
 def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
-    _, example = EXAMPLES
+    _, example, _ = EXAMPLES
     names = _run(example, tmp_path, monkeypatch)
     artifact, model = names["artifact"], kacc.strip(names["model"])
     kernels = [x.kernel.numpy() for x in model.layers if hasattr(x, "kernel")]
@@ -67,3 +67,11 @@ def test_names_of_the_interface_exist():
     names = set(re.findall(r"\bkacc\.([a-z_]+)", README)) - {"callbacks"}
     assert names
     assert all(hasattr(kacc, name) for name in names)
+
+
+def test_split_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    *_, example = EXAMPLES
+    names = _run(example, tmp_path, monkeypatch)
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    assert names["outputs"].shape == (16, 3)
+    assert "crossing the cut" in capsys.readouterr().out

@@ -226,7 +226,7 @@ class Simulation:
             kernels = _Watched(kernels, functools.partial(hooks.operator, call.path))
         file = Operators(
             call.operation,
-            self._output_range(self.ends.get(call, call)),
+            self.output_range(call),
             self.placement.folded.get(call),
             kernels,
             hooks.constant and functools.partial(hooks.constant, call.path),
@@ -259,8 +259,9 @@ class Simulation:
             return own
         return own | self._activations(self.placement.fused[call])
 
-    def _output_range(self, call: Call) -> tuple[Quantize, str] | None:
+    def output_range(self, call: Call) -> tuple[Quantize, str] | None:
         """Who holds the range of a call's output: itself, or a layer that reads it."""
+        call = self.ends.get(call, call)
         own = quantize_of(call.operation)
         return (own, "output") if own else self._reader_range(call.outputs[0])
 

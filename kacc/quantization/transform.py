@@ -232,6 +232,19 @@ class Quantize(Transform):
         low, high = self.nudged(name)
         return float(low), float(high)
 
+    def given_ends(self, name: str) -> tuple[float, float]:
+        """The range of a tensor as `set_range` takes it, to give it to another one.
+
+        A prescribed one may have its zero between two integers, which none that was
+        seen has: that one gets the ends of the same grid.
+        """
+        if name in self.fixed and not self.scheme.symmetric:
+            grid, steps = grid_named(self, name), 2.0**self.scheme.activation_bits
+            zero, scale = float(grid.zero), float(grid.scale32)
+            return -(steps / 2 + zero) * scale, (steps / 2 - 1 - zero) * scale
+        low, high = self.fixed.get(name) or map(float, self._ends(name))
+        return low, high
+
     def all_seen(self) -> Any:
         """Whether every range has been seen, as a boolean tensor."""
         ranges = [self._variables[f"{name}_range"].value for name in self.ranges]

@@ -18,8 +18,8 @@ from keras import tree
 
 from kacc.core import graph as flat
 from kacc.core.attach import base_class
-from kacc.core.errors import UsageError
 from kacc.core.graph import Call, Tensor, fill
+from kacc.core.remake import remade
 from kacc.pruning.channels.follow import Cut, find_row
 from kacc.pruning.channels.graph import ROWS, DependencyGraph
 
@@ -102,7 +102,7 @@ class Rebuild(Cut):
                 for side in (call.inputs, call.outputs)
             ]
             config |= row.resize(config, self._shapes(old), *counts)
-        return _from_config(old, config, call.path)
+        return remade(old, config, call.path)
 
     def _is_cut(self, call: Call) -> bool:
         return not all(self.kept(x).all() for x in (*call.inputs, *call.outputs))
@@ -237,19 +237,6 @@ def _input_structure(old: Any, symbols: list[Any]) -> Any:
     if flat.has_graph(old):
         return tree.pack_sequence_as(old.input, symbols)
     return symbols[0] if len(symbols) == 1 else symbols
-
-
-def _from_config(old: Any, config: dict[str, Any], path: str) -> Any:
-    # A Lambda is made of code, which Keras distrusts in files; this one is the user's.
-    options = {"safe_mode": False} if isinstance(old, keras.layers.Lambda) else {}
-    try:
-        return base_class(old).from_config(config, **options)
-    except Exception as error:
-        raise UsageError(
-            "Every layer must be one that its config can make again",
-            received=f"{path}: {type(error).__name__}: {error}",
-            fix="Give its class a get_config that fits its __init__",
-        ) from error
 
 
 def cut(value: np.ndarray, masks: dict[int, np.ndarray]) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""A layer or operator made again from its config, for a model beside the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kacc.core.attach import base_class
+from kacc.core.errors import UsageError
+
+
+def remade(old: Any, config: Mapping[str, Any], path: str) -> Any:
+    """A new operation of the class that an old one had before anything was attached.
+
+    Args:
+        old: a layer or operator.
+        config: of the new one: the old one's `get_config`, changed as needed.
+        path: of the old one, for the error.
+
+    Returns:
+        The new operation, not built; of what is attached to the old one it has nothing.
+
+    Raises:
+        UsageError: if the class cannot be made from its config.
+
+    Example:
+        >>> dense = keras.layers.Dense(2)
+        >>> remade(dense, {**dense.get_config(), "units": 3}, "dense").units
+        3
+    """
+    # A Lambda is made of code, which Keras distrusts in files; this one is the user's.
+    options = {"safe_mode": False} if isinstance(old, keras.layers.Lambda) else {}
+    try:
+        return base_class(old).from_config(dict(config), **options)
+    except Exception as error:
+        raise UsageError(
+            "Every layer must be one that its config can make again",
+            received=f"{path}: {type(error).__name__}: {error}",
+            fix="Give its class a get_config that fits its __init__",
+        ) from error
+
+
+def plain_config(operation: Any) -> dict[str, Any]:
+    """The config that an operation has without what is attached to it."""
+    return dict(base_class(operation).get_config(operation))
