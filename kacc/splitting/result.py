@@ -17,7 +17,6 @@ from kacc.converters.samples import check, gather
 from kacc.converters.signature import Signature
 from kacc.converters.targets import Target, target_called
 from kacc.core.errors import ConversionError, UsageError
-from kacc.core.files import check_writable
 from kacc.quantization.model import scheme_of
 from kacc.splitting import report as reporting
 from kacc.splitting.chain import Chain, run_parts
@@ -117,7 +116,10 @@ class Split(Sequence[keras.Model]):
             ConversionError: if a part cannot be converted.
         """
         row = target_called(target)
-        paths = [check_writable(p) for p in self._paths(path, row)]
+        paths = self._paths(path, row)
+        for file in paths:
+            place = row.format.place(file, options.get("version"))
+            row.format.check_path(place, target)
         feeds = self._calibration(row, calibration)
         artifacts = [
             convert(part, path, target, feed, **options)
@@ -163,9 +165,9 @@ class Split(Sequence[keras.Model]):
                 "`path` must be a folder, or the path of a file with {} for the part's "
                 "number",
                 received=text,
-                fix=f"Create the folder, or pass 'part_{{}}{row.extension}'",
+                fix=f"Create the folder, or pass 'part_{{}}{row.format.extension}'",
             )
-        return [Path(text, part.name + row.extension) for part in self]
+        return [Path(text, part.name + row.format.extension) for part in self]
 
     def _calibration(self, row: Target, data: Any) -> list[Any]:
         """What each part takes when the calibration data runs through them."""
