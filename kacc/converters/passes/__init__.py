@@ -12,11 +12,13 @@ from kacc.converters.passes.functions import inline_functions
 from kacc.converters.passes.graph import Graph, Pass
 from kacc.converters.passes.identities import drop_identities
 from kacc.converters.passes.merging import merge_affine
+from kacc.converters.passes.shapes import fix_reshapes
 from kacc.converters.trace import FrozenGraph
 
 __all__ = [
     "applied",
     "drop_identities",
+    "fix_reshapes",
     "fold_affine",
     "fold_constants",
     "inline_functions",
@@ -28,6 +30,7 @@ _KEEPING_NUMBERS: tuple[Pass, ...] = (
     inline_functions,
     drop_identities,
     fold_constants,
+    fix_reshapes,
     drop_identities,
 )
 # A chain in front of padding is to be short before its factor can be folded.

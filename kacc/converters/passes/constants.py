@@ -37,6 +37,7 @@ def fold_constants(graph: Graph) -> None:
         name = tensor.replace(":", "/") if ":" in tensor else f"{tensor}/constant"
         graph.replace(tensor, graph.add_constant(name, value))
     graph.prune()
+    graph.forget_shapes()
 
 
 def _fold_shapes(graph: Graph) -> None:
@@ -45,14 +46,13 @@ def _fold_shapes(graph: Graph) -> None:
         shape = graph.shape(node.input[0])
         if shape is None or graph.is_tied(node):
             continue
-        if node.op == "Rank":
-            value = np.array(len(shape), np.int32)
-        elif None in shape:
+        if node.op != "Rank" and None in shape:
             continue
-        else:
-            dtype = np.int64 if node.attr["out_type"].type == 9 else np.int32
-            sizes = np.array(shape, dtype)
-            value = sizes if node.op == "Shape" else np.array(sizes.prod(), dtype)
+        long = node.op != "Rank" and node.attr["out_type"].type == 9
+        dtype = np.int64 if long else np.int32
+        value = np.array([size or 0 for size in shape], dtype)
+        if node.op != "Shape":
+            value = np.array(len(shape) if node.op == "Rank" else value.prod(), dtype)
         graph.replace(node.name, graph.add_constant(f"{node.name}/constant", value))
 
 
@@ -62,14 +62,14 @@ def _constant_nodes(graph: Graph) -> dict[str, None]:
     found: dict[str, None] = {}
     for node in graph.ordered():
         if node.op == "Const" and not node.input:
-            bytes_of[node.name] = _bytes(graph, node, node.name)
+            bytes_of[node.name] = _bytes(graph, node.name)
             continue
         sources = dict.fromkeys(producer_of(t) for t in node.input)
         if not sources or any(source not in bytes_of for source in sources):
             continue
         if graph.is_tied(node) or not _is_pure(node):
             continue
-        sizes = [_bytes(graph, node, t) for t in _tensors(graph, node)]
+        sizes = [_bytes(graph, t) for t in _tensors(graph, node)]
         limit = max(_SMALL, sum(bytes_of[source] for source in sources))
         if sizes and min(sizes) >= 0 and sum(sizes) <= limit:
             bytes_of[node.name] = sum(sizes)
@@ -97,22 +97,18 @@ def _tensors(graph: Graph, node: Any) -> list[str]:
     ]
 
 
-def _bytes(graph: Graph, node: Any, tensor: str) -> int:
-    """The size of a tensor; -1 where it is not known."""
-    shape = graph.shape(tensor)
-    if shape is None or None in shape:
+def _bytes(graph: Graph, tensor: str) -> int:
+    """The size of a tensor; -1 where it is not known, or it is no array."""
+    shape, dtype = graph.shape(tensor), graph.type(tensor)
+    if shape is None or None in shape or not (dtype.is_numpy_compatible and dtype.size):
         return -1
-    # Eight bytes where the type is not told: the limit is a coarse one.
-    key = "dtype" if node.op == "Const" else "T"
-    width = 4 if key in node.attr and node.attr[key].type in (1, 3) else 8
-    return width * int(np.prod([size or 0 for size in shape]))
+    return int(dtype.size * np.prod([size or 0 for size in shape]))
 
 
 def _computed(graph: Graph, found: dict[str, None], wanted: list[str]) -> list[Any]:
     import tensorflow as tf
 
-    graph_def = type(graph.source.graph_def)()
-    graph_def.versions.CopyFrom(graph.source.graph_def.versions)
+    graph_def = graph.empty()
     needed = dict.fromkeys(
         producer_of(t) for name in found for t in graph.nodes[name].input
     )

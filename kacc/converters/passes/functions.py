@@ -29,7 +29,7 @@ def inline_functions(graph: Graph) -> None:
 def _is_plain(function: Any) -> bool:
     from tensorflow.python.framework import op_def_registry
 
-    if len(function.signature.output_arg) != 1 or function.control_ret:
+    if len(function.signature.output_arg) != 1:
         return False
     for node in function.node_def:
         definition = op_def_registry.get(node.op)

@@ -58,13 +58,18 @@ class Graph:
 
     def frozen(self) -> FrozenGraph:
         """The graph as it now is, for good."""
-        graph_def = type(self.source.graph_def)()
-        graph_def.versions.CopyFrom(self.source.graph_def.versions)
-        graph_def.library.CopyFrom(self.library)
+        graph_def = self.empty()
         for node in self.ordered():
             graph_def.node.add().CopyFrom(node)
         outputs = tuple(t if ":" in t else f"{t}:0" for t in self.outputs)
         return replace(self.source, graph_def=graph_def, output_tensors=outputs)
+
+    def empty(self) -> Any:
+        """A GraphDef without nodes that has the same functions."""
+        graph_def = self.source.graph_def.__class__()
+        graph_def.versions.CopyFrom(self.source.graph_def.versions)
+        graph_def.library.CopyFrom(self.library)
+        return graph_def
 
     def ordered(self) -> list[Any]:
         """The nodes, each behind those that it reads."""
@@ -130,6 +135,15 @@ class Graph:
         """The sizes of a tensor as far as they are known, None if its rank is not."""
         return self._shapes.get(tensor)
 
+    def type(self, tensor: str) -> Any:
+        """TensorFlow's type of a tensor that no pass has made since the last one."""
+        _ = self._shapes
+        return self._types[tensor]
+
+    def refine(self, tensor: str, shape: Shape) -> None:
+        """Tells the shape of a tensor, of which less was known."""
+        self._shapes[tensor] = shape
+
     def tensors_of(self, node: Any) -> list[str]:
         """All outputs of a node."""
         found = [str(node.name)]
@@ -141,18 +155,14 @@ class Graph:
     def _shapes(self) -> dict[str, Shape]:
         import tensorflow as tf
 
-        graph_def = type(self.source.graph_def)()
-        graph_def.versions.CopyFrom(self.source.graph_def.versions)
-        graph_def.library.CopyFrom(self.library)
+        graph_def = self.empty()
         for node in self.nodes.values():
             _add_without_weights(graph_def, node)
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(graph_def, name="")
-        return {
-            canonical(tensor.name): _sizes(tensor.shape)
-            for operation in graph.get_operations()
-            for tensor in operation.outputs
-        }
+        tensors = [x for op in graph.get_operations() for x in op.outputs]
+        self._types = {canonical(x.name): x.dtype for x in tensors}
+        return {canonical(x.name): _sizes(x.shape) for x in tensors}
 
     # What changes it.
 
@@ -257,8 +267,12 @@ class Graph:
             self.nodes[node.name] = node
             for index, tensor in enumerate(node.input):
                 self._link(node.name, index, tensor)
-        self.__dict__.pop("_shapes", None)
+        self.forget_shapes()
         self.replace(name, result)
+
+    def forget_shapes(self) -> None:
+        """Lets shapes be found anew, after changes that tell more about them."""
+        self.__dict__.pop("_shapes", None)
 
     def _discard(self, name: str) -> None:
         """Takes a node out if nobody needs it, and what it alone needed."""

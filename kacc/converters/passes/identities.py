@@ -86,14 +86,19 @@ def _is_neutral(graph: Graph, node: Any, index: int = 1) -> bool:
     if not graph.is_constant(node.input[index]):
         return False
     shape = graph.shape(node.input[index])
-    if not _keeps_shape(shape, graph.shape(node.input[1 - index])):
+    if not keeps_shape(shape, graph.shape(node.input[1 - index])):
         return False
     neutral = 1 if node.op in ("Mul", "RealDiv", "Div") else 0
     return bool(np.all(graph.value(node.input[index]) == neutral))
 
 
-def _keeps_shape(operand: Shape, shape: Shape) -> bool:
-    """Whether an operand broadcasts to a tensor without making it larger."""
+def keeps_shape(operand: Shape, shape: Shape) -> bool:
+    """Whether an operand broadcasts to a tensor without making it larger.
+
+    Args:
+        operand: its shape.
+        shape: of the tensor.
+    """
     if operand is None or shape is None or len(operand) > len(shape):
         return False
     aligned = shape[len(shape) - len(operand) :]

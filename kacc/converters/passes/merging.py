@@ -48,8 +48,7 @@ def _chain(graph: Graph, first: Affine, like: tuple[int, ...]) -> list[Affine]:
 
 
 def _merge(graph: Graph, chain: list[Affine]) -> None:
-    scale, shift = np.float64(1.0), np.float64(0.0)
-    behind = np.float64(1.0)
+    scale, shift, behind = np.ones(()), np.zeros(()), np.ones(())
     for index, found in reversed(list(enumerate(chain))):
         shifted = any(np.any(x.scale != 1) for x in chain[:index])
         if np.any(found.shift) and loses_digits(found, behind, shifted):
