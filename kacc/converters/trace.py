@@ -219,12 +219,17 @@ def _for_inference(model: Any) -> contextlib.AbstractContextManager[None]:
 def _graph_of(
     model: Any, signature: Any, frozen: Any, structure: Any, layers: dict[str, str]
 ) -> FrozenGraph:
+    import keras
+
     graph_def = frozen.graph.as_graph_def()
     with_constant_reshapes(graph_def)
     names = output_names(model, structure)
+    # Freezing forgets the shapes of what a called function returns, as Keras calls
+    # grouped convolutions; tracing knew them.
+    traced = keras.tree.flatten(structure)
     outputs = tuple(
         TensorInfo(name, tuple(x.shape), x.dtype.name)
-        for name, x in zip(names, frozen.outputs, strict=True)
+        for name, x in zip(names, traced, strict=True)
     )
     return FrozenGraph(
         graph_def=graph_def,
