@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """Runs StableHLO that kacc wrote on a GPU, through JAX, and compares it with Keras.
 
-    python scripts/stablehlo_on_gpu.py prepare FOLDER   # where kacc is: writes modules,
-                                                        # inputs and Keras's outputs
-    python scripts/stablehlo_on_gpu.py run FOLDER       # where the GPU is: needs JAX only
+    python scripts/stablehlo_on_gpu.py prepare FOLDER  # where kacc is
+    python scripts/stablehlo_on_gpu.py run FOLDER      # where the GPU is: only needs JAX
 
-The second step prints a table, writes FOLDER/result.json, and fails if outputs differ by
-more than the type that the module computes in explains, or if there is no GPU (--cpu lets
-it run on the CPU, to try it out).
+The first step writes modules, inputs and Keras's outputs. The second prints a table,
+writes FOLDER/result.json, and fails if outputs differ by more than the type that the
+module computes in explains, or if there is no GPU (--cpu: on the CPU, to try it out).
 """
 
 from __future__ import annotations
@@ -77,10 +76,9 @@ def run(folder: Path, platform: str) -> int:
     print(f"{device.device_kind}, JAX {jax.__version__}")
     for row in rows:
         verdict = "holds" if row["max rel"] <= row["bound"] else "BROKEN"
-        print(
-            f"{row['module']:40} max rel {row['max rel']:.2e} (<= {row['bound']:.0e}, "
-            f"{verdict}), {row['microseconds']:8.1f} us, compiled in {row['compile s']} s"
-        )
+        distance = f"max rel {row['max rel']:.2e} (<= {row['bound']:.0e}, {verdict})"
+        times = f"{row['microseconds']:8.1f} us, compiled in {row['compile s']} s"
+        print(f"{row['module']:36} {distance}, {times}")
     return int(any(row["max rel"] > row["bound"] for row in rows))
 
 

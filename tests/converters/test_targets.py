@@ -119,7 +119,8 @@ def test_a_file_lists_its_operators(target, models, tmp_path):
     macs = kacc.measure(models["residual"], samples("residual")).macs
     assert sum(row.macs for row in rows) == macs
     assert kacc.measure(artifact, samples("residual")).macs == macs
-    stem = [row for row in rows if row.layer == "stem" and row.macs]
+    # With the normalization folded into it; tf2onnx calls it by that layer's name.
+    stem = [row for row in rows if row.layer in ("stem", "norm") and row.macs]
     assert [row.macs for row in stem] == [8 * 8 * 27 * 8]
     assert stem[0].bytes >= 27 * 8 * 4
     assert artifact.size_bytes > 27 * 8 * 4
@@ -400,3 +401,24 @@ def test_files_of_other_programs(tmp_path):
     (tmp_path / "n.onnx").write_bytes(b"words")
     with pytest.raises(kacc.KaccError, match="must be an ONNX file"):
         open_artifact(tmp_path / "n.onnx")
+
+
+@pytest.mark.parametrize(
+    ("target", "compute"),
+    [
+        ("xla-gpu", "float16"),
+        ("xla-gpu", "bfloat16"),
+        ("xla-tpu", "bfloat16"),
+        ("stablehlo", "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_computing_in_half_precision(target, compute, name, models, tmp_path):
+    model, x = models[name], samples(name)
+    artifact = kacc.convert(model, tmp_path / "m", target, compute=compute)
+    rounding = {"float16": 2**-11, "bfloat16": 2**-8}[compute]
+    parity = kacc.parity(model, artifact, x)
+    assert 0 < parity.max_rel < 8 * rounding  # some ten roundings, one after another
+    assert {info.dtype for info in artifact.manifest.outputs} == {"float32"}
+    products = [row for row in artifact.operations() if row.macs]
+    assert {row.dtype for row in products} == {compute}

@@ -54,11 +54,18 @@ def test_networks_of_keras(name):
     graph = optimized(source)
     x = np.random.default_rng(1).uniform(0, 255, (2, size, size, 3))
     same(source, graph, [(x / 128 - 1).astype("float32")])
-    assert count(graph, "Rsqrt", "Identity", "Transpose") <= 2 * (name[:8] == "ConvNeXt")
+    assert count(graph, "Rsqrt", "Identity", "Transpose") <= 2 * (
+        name[:8] == "ConvNeXt"
+    )
     kinds = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
     assert count(graph, *kinds) == count(source, *kinds)
-    print(name, {k: (count(source, k), count(graph, k))
-                 for k in ("Mul", "AddV2", "Sub", "BiasAdd")})
+    print(
+        name,
+        {
+            k: (count(source, k), count(graph, k))
+            for k in ("Mul", "AddV2", "Sub", "BiasAdd")
+        },
+    )
 
 
 @pytest.mark.parametrize(
