@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kacc.converters.passes.graph import Graph
+from kacc.converters.passes.graph import Graph, Shape
 from kacc.converters.passes.identities import keeps_shape
 
 # Sizes of a shape, None for those that are not known.
@@ -41,10 +41,32 @@ def fix_reshapes(graph: Graph) -> None:
             continue
         if node.op == "Shape":
             graph.set_input(node, 0, _first_of_that_shape(graph, node.input[0]))
+        _refine(graph, node)
         values[node.name] = _sizes(graph, node, values)
         if node.op == "Reshape" and not graph.is_tied(node):
             _fix(graph, node, values.get(node.input[1]))
     graph.forget_shapes()
+
+
+def _refine(graph: Graph, node: Any) -> None:
+    """Tells the shape of what is computed element by element from a fixed reshape."""
+    if node.op in _ELEMENTWISE:
+        shape = graph.shape(node.input[0])
+    elif node.op in _BY_CONSTANTS:
+        shape = _broadcast(graph.shape(node.input[0]), graph.shape(node.input[1]))
+    else:
+        return
+    if shape is not None:
+        graph.refine(node.name, shape)
+
+
+def _broadcast(a: Shape, b: Shape) -> Shape:
+    if a is None or b is None:
+        return None
+    rank = max(len(a), len(b))
+    pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
+    # An unknown size is that of the other one, unless that is 1 or not known either.
+    return tuple(n if m == 1 else m if n == 1 or n is None else n for m, n in pairs)
 
 
 def _fix(graph: Graph, node: Any, sizes: Sizes | None) -> None:

@@ -182,3 +182,10 @@ def test_everything_is_read_from_what_is_there():
 
 def test_several_inputs_and_outputs(two_by_two):
     equal(run(two_by_two))
+
+
+def test_shapes_are_known_behind_activations():
+    """A gelu is made of several operations, two of which read its input."""
+    dense = layers.Dense(6, activation="gelu")
+    graph = equal(randomized((5, 4), dense, layers.Dense(3)))
+    assert count(graph, "Shape", "Prod", "GatherV2", "Pack", "Transpose") == 0
