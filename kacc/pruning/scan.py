@@ -153,7 +153,8 @@ def sensitivity(
         The losses, whose `rules(sparsity)` are sparsities by layer.
 
     Raises:
-        UsageError: for a model that is not compiled, or a level out of range.
+        UsageError: for a model that is not compiled, a level out of range, or a loss
+            that is not finite.
 
     Example:
         >>> import numpy as np, keras, kacc
@@ -179,10 +180,14 @@ def sensitivity(
             received=model.name,
             fix="Pass keep_ends=False to try the first and the last layer too",
         )
-    baseline = _loss(model, data)
+    baseline = _finite(_loss(model, data), "the model as it is")
     losses = {
         path: {
-            level: _pruned_loss(model, data, layer, level, chosen) for level in levels
+            level: _finite(
+                _pruned_loss(model, data, layer, level, chosen),
+                f"{path!r} pruned to {level:g}",
+            )
+            for level in levels
         }
         for path, layer in layers.items()
     }
@@ -191,6 +196,17 @@ def sensitivity(
         for path, layer in layers.items()
     }
     return Sensitivity(baseline, losses, sizes)
+
+
+def _finite(loss: float, of: str) -> float:
+    """The loss, which could not be ranked beside others if it were NaN or infinite."""
+    if not np.isfinite(loss):
+        raise UsageError(
+            "A sensitivity scan compares losses, which must be finite",
+            received=f"a loss of {loss} for {of}",
+            fix="Pass data and a model whose loss is finite: see model.evaluate",
+        )
+    return loss
 
 
 def _pruned_loss(

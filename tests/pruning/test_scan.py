@@ -86,6 +86,23 @@ def test_the_model_is_as_before_when_a_measurement_fails(model, data, monkeypatc
     np.testing.assert_array_equal(model.get_layer("idle").kernel.numpy(), before)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_is_refused(value, model, data):
+    x, y = data[0].copy(), data[1]
+    x[3, 2] = value
+    with pytest.raises(UsageError, match=r"finite.*the model as it is"):
+        sensitivity(model, (x, y))
+
+
+def test_a_loss_that_pruning_makes_infinite_names_its_layer(model, data, monkeypatch):
+    before = model.get_weights()
+    monkeypatch.setattr("kacc.pruning.scan._pruned", lambda *_: np.full((16, 16), 1e30))
+    with pytest.raises(UsageError, match=r"'idle' pruned to 0\.5"):
+        sensitivity(model, data, levels=(0.5,))
+    for wanted, got in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_its_rules_spare_the_layer_that_needs_its_weights(scan, data):
     rules = scan.rules(0.5)
     chosen = {rule.pattern: rule.sparsity for rule in rules}

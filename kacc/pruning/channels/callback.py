@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kacc.core import attach
 from kacc.core.errors import UsageError
 from kacc.core.optimizers import slots
 from kacc.core.rules import Rule, checked
@@ -97,7 +98,7 @@ class ChannelPruning(keras.callbacks.Callback):
         """Finds which channels go together; nothing is switched off yet."""
         if self.found is not None and self.found.model is self.model:
             return
-        require_plain(self.model)
+        _require_no_transforms(self.model)
         self.found = dependencies(self.model, self.rules)
         self.kept = np.array([len(g.classes) for g in self.found.groups], int)
         self.remaining = self.found.everything()
@@ -190,6 +191,18 @@ class ChannelPruning(keras.callbacks.Callback):
     def _apply(self) -> None:
         for variable, mask in self._masks:
             variable.assign(variable * mask)
+
+
+def _require_no_transforms(model: keras.Model) -> None:
+    """Raises a UsageError for a model that others attach to, perhaps in this fit."""
+    if attach.is_attached(model):
+        raise UsageError(
+            "ChannelPruning needs a fit of its own: channels are removed from plain "
+            "models, and Pruning or QuantizationAwareTraining attach to theirs",
+            received=f"{model.name!r} with transforms of kacc attached",
+            fix="Fit with ChannelPruning first, then result() with the others; a model "
+            "from an earlier fit goes through kacc.strip first",
+        )
 
 
 def _masks_of(

@@ -224,3 +224,23 @@ def test_a_result_needs_a_fit_and_a_plain_model():
         _pruning().result()
     with pytest.raises(kacc.UsageError, match="plain models"):
         _fit(kacc.quantize(_model()), _pruning())
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_pruning_in_the_same_fit_is_refused_and_works_in_the_next(channels_first):
+    channels, weights = _pruning(), kacc.callbacks.Pruning(0.5, keep_ends=False)
+    order = (channels, weights) if channels_first else (weights, channels)
+    with pytest.raises(kacc.UsageError, match=r"needs a fit of its own.*Pruning"):
+        _fit(_model(), *order)
+    _fit(_model(), channels)
+    smaller = channels.result()
+    history = _fit(smaller, kacc.callbacks.Pruning(0.5, keep_ends=False))
+    assert history.history["sparsity"][-1] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_model_pruned_by_masks_is_asked_to_be_stripped():
+    model = kacc.prune(_model(), 0.5, keep_ends=False)
+    with pytest.raises(kacc.UsageError, match=r"Call kacc\.strip\(model\) first"):
+        kacc.prune_channels(model, macs=0.5)
+    smaller = kacc.prune_channels(kacc.strip(model), macs=0.5, round_to=4)
+    assert cost(smaller).macs < cost(model).macs
