@@ -27,7 +27,8 @@ layers = keras.layers
 
 DEFAULT = Fixed(16, 6)  # hls4ml's, of tensors whose range nobody knows
 _AFFINE_BITS = 16  # of a batch normalization that nothing swallows
-_UNIT = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+# Bits before the point of what is never larger than one, and whether it has a sign.
+_UNIT = {"sigmoid": (0, False), "softmax": (0, False), "tanh": (1, True)}
 _ACTIVATIONS = ("linear", "relu", "relu6", *_UNIT)
 _POOLS = {
     name: getattr(layers, name)
@@ -265,14 +266,11 @@ class _Builder:
         name = spec.activation(call.operation) if spec.activation else "linear"
         if name == "linear" and not _only_activation(call):
             return x
-        positive = name in ("relu", "relu6", "sigmoid", "softmax")
         if name in _UNIT:
-            natural = covering(*_UNIT[name], self.numbers.bits)
+            result = Fixed(self.numbers.bits, *_UNIT[name])
         else:
-            natural = x.type
-        result = self._tensor_type(self._end(call), natural, positive)
-        if name in _UNIT and self._end(call) not in self.numbers.ends:
-            result = natural
+            positive = name in ("relu", "relu6")
+            result = self._tensor_type(self._end(call), x.type, positive)
         layer = layers.Softmax() if name == "softmax" else layers.Activation(name)
         return self._add(call, layer, x, {"result": result})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,16 @@ from kacc.converters.chatter import to_log
 from kacc.converters.fixed_type import Fixed
 from kacc.converters.formats.hls import PROJECT, compile_project
 from kacc.converters.hls_layers import Part, Plain
+from kacc.core.errors import ConversionError
 
 BACKEND = "Vitis"
 _SIGMOID_TABLE = 4096  # over -8 to 8; of tanh over -4 to 4
-_SOFTMAX = "keras.src.layers.activations.softmax.Softmax"
 _LARGEST_INVERSE_TABLE = 14  # bits of its address
+_TRIAL = """
+import ctypes, sys
+call = getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])
+call(*[(ctypes.c_float * int(size))() for size in sys.argv[3:]])
+"""
 
 
 def write_project(plain: Plain, folder: Path, reuse_factor: int, io_type: str) -> None:
@@ -29,115 +36,108 @@ def write_project(plain: Plain, folder: Path, reuse_factor: int, io_type: str) -
 
     Raises:
         KaccError: if g++ cannot compile it.
+        ConversionError: if it does not run.
     """
     with to_log():
         import hls4ml
 
-        with _softmax_tables(plain):
-            project = hls4ml.converters.convert_from_keras_model(
-                plain.model,
-                output_dir=str(folder),
-                project_name=PROJECT,
-                backend=BACKEND,
-                io_type=io_type,
-                hls_config=_settings(plain, reuse_factor),
-                allow_da_fallback=False,
-                # In the headers: text files would be read from where they were written.
-                write_weights_txt=False,
-            )
-            project.write()
+        project = hls4ml.converters.convert_from_keras_model(
+            plain.model,
+            output_dir=str(folder),
+            project_name=PROJECT,
+            backend=BACKEND,
+            io_type=io_type,
+            hls_config=_settings(plain, reuse_factor),
+            allow_da_fallback=False,
+            # In the headers: text files would be read from where they were written.
+            write_weights_txt=False,
+        )
+        project.write()
     _forget_place(folder)
-    compile_project(folder)
+    _try(compile_project(folder), plain)
 
 
 def _settings(plain: Plain, reuse_factor: int) -> dict[str, Any]:
     """The precisions and the strategy, as hls4ml takes them."""
-    strategy = "Latency" if reuse_factor == 1 else "Resource"
     return {
         "Model": {
             "Precision": {"default": "fixed<16,6>"},
             "ReuseFactor": reuse_factor,
-            "Strategy": strategy,
+            "Strategy": "Latency",
         },
         "LayerName": {
             part.name: {
                 "Precision": _precision(part),
                 "ReuseFactor": reuse_factor,
-                "Strategy": strategy,
+                "Strategy": _strategy(part, reuse_factor),
                 "Trace": False,
-                "TableSize": _SIGMOID_TABLE,
+                **_tables(part),
             }
             for part in plain.parts
         },
     }
 
 
+def _strategy(part: Part, reuse_factor: int) -> str:
+    """hls4ml shares multipliers in all but depthwise convolutions."""
+    depthwise = type(part.layer).__name__.startswith("Depthwise")
+    return "Latency" if reuse_factor == 1 or depthwise else "Resource"
+
+
 def _precision(part: Part) -> dict[str, str]:
     precision = {name: fixed.saturating for name, fixed in part.types.items()}
     # What cannot lose anything needs no circuit that rounds.
     exact = {"weight", "bias", "accum", "scale"} & set(precision)
-    precision |= {name: str(part.types[name]) for name in exact}
-    activation = getattr(part.layer, "activation", None)
-    if getattr(activation, "__name__", "") in ("sigmoid", "tanh"):
-        precision["table"] = Fixed(18, 2).saturating
-    return precision
+    return precision | {name: str(part.types[name]) for name in exact}
 
 
-@contextlib.contextmanager
-def _softmax_tables(plain: Plain) -> Iterator[None]:
-    """Inside, hls4ml gives a softmax tables that fit its numbers.
-
-    Its own leave the differences to the largest number so few bits that they wrap.
-    """
-    from hls4ml.converters.keras_v3 import layer_handlers
-
-    before = layer_handlers[_SOFTMAX]
-
-    def handle(layer: Any, inputs: Any, outputs: Any) -> tuple[dict[str, Any], ...]:
-        found = before(layer, inputs, outputs)
-        return tuple({**config, **softmax_types(inputs[0].shape[-1])} for config in found)
-
-    layer_handlers[_SOFTMAX] = handle
-    try:
-        yield
-    finally:
-        layer_handlers[_SOFTMAX] = before
+def _tables(part: Part) -> dict[str, Any]:
+    """The look-up tables of an activation, as attributes of hls4ml's layer."""
+    name = getattr(getattr(part.layer, "activation", None), "__name__", "")
+    if name in ("sigmoid", "tanh"):
+        return {"table_size": _SIGMOID_TABLE, "table_t": Fixed(18, 2).saturating}
+    if type(part.layer).__name__ == "Softmax":
+        return _softmax_tables(int(part.shape[-1] or 1))
+    return {}
 
 
-def softmax_types(classes: int) -> dict[str, Any]:
-    """The tables of a softmax over so many classes, as hls4ml's attributes.
+def _softmax_tables(classes: int) -> dict[str, Any]:
+    """The tables of a softmax over so many classes.
 
     exp is tabulated over differences up to 16 in steps of 2^-8, the inverse over the
-    sum, in steps of 2^-10 where the table does not become too large.
+    sum in steps of 2^-10, where that table does not become too large. hls4ml's own
+    types leave the differences so few bits that they wrap.
     """
     more = (classes - 1).bit_length() + 1
     fraction = min(10, _LARGEST_INVERSE_TABLE - more)
-    sums = Fixed(more + 18, more, signed=False)
     types = {
         "inp_norm_t": Fixed(12, 4, signed=False),
         "exp_table_t": Fixed(18, 1, signed=False),
-        "accum_t": sums,
+        "accum_t": Fixed(more + 17, more, signed=False),
         "inv_inp_t": Fixed(more + fraction, more, signed=False),
         "inv_table_t": Fixed(18, 1, signed=False),
     }
     return {
-        **{name: _hls4ml_type(fixed) for name, fixed in types.items()},
+        **{name: fixed.saturating for name, fixed in types.items()},
         "exp_table_size": 2**12,
         "inv_table_size": 2 ** (more + fraction),
         "implementation": "stable",
     }
 
 
-def _hls4ml_type(fixed: Fixed) -> Any:
-    from hls4ml.model.types import FixedPrecisionType, RoundingMode, SaturationMode
-
-    return FixedPrecisionType(
-        fixed.width,
-        fixed.integer,
-        fixed.signed,
-        rounding_mode=RoundingMode.RND,
-        saturation_mode=SaturationMode.SAT,
-    )
+def _try(library: Path, plain: Plain) -> None:
+    """Runs one sample of zeros, in a process that hls4ml's assertions may end."""
+    symbols = [*plain.model.inputs, *plain.model.outputs]
+    sizes = [str(math.prod(symbol.shape[1:])) for symbol in symbols]
+    command = [sys.executable, "-c", _TRIAL, str(library), f"{PROJECT}_float", *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ConversionError(
+            "hls4ml's C++ must run the model",
+            received=lines[-1].rpartition("Assertion ")[2],
+            fix="Pass another reuse_factor or io_type, or replace the layer",
+        )
 
 
 def _forget_place(folder: Path) -> None:
