@@ -86,7 +86,8 @@ def covering(low: float, high: float, width: int) -> Fixed:
     negative numbers need no sign.
 
     Args:
-        low, high: the ends of the range.
+        low: the lower end.
+        high: the upper end.
         width: bits.
 
     Example:

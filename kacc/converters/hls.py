@@ -1,4 +1,4 @@
-"""Projects for high-level synthesis: a model as C++ that FPGA tools make circuits of."""
+"""Projects for high-level synthesis: C++ that FPGA tools make circuits of."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def to_fpga_hls(request: Request) -> Converted:
         "tool": BACKEND,
         **version(),
     }
-    content = Folder(fill, [_operation(part) for part in plain.parts[len(plain.inputs) :]])
+    content = Folder(
+        fill, [_operation(part) for part in plain.parts[len(plain.inputs) :]]
+    )
     return Converted(
         content,
         "hls4ml",

@@ -118,9 +118,7 @@ def numbers_of(model: Any, samples: Samples | None) -> Numbers:
     return Numbers(graph, seen, {}, folded, PLAIN_BITS, samples is not None)
 
 
-def _weights(
-    kernel: Any, bias: Any, bits: int, weight: registry.Weight
-) -> Weights:
+def _weights(kernel: Any, bias: Any, bits: int, weight: registry.Weight) -> Weights:
     values = np.asarray(kernel, np.float64)
     count = np.prod([values.shape[axis] for axis in weight.channels], dtype=int)
     zeros = np.zeros(count) if bias is None else np.asarray(bias, np.float64)
@@ -142,15 +140,18 @@ def _trained(
         own = _own_ends(transform, "output")
         if own is not None:
             ends[output] = own
-        elif spec is not None and spec.output is not Output.RANGE:
-            if call.inputs and call.inputs[0] in ends:
-                ends.setdefault(output, ends[call.inputs[0]])
+        elif _moves(spec) and call.inputs and call.inputs[0] in ends:
+            ends.setdefault(output, ends[call.inputs[0]])
         if (inner := _own_ends(transform, BEFORE)) is not None:
             before[call] = inner
     for call, joint in placement.joined.items():
         if joint.outputs[0] in ends:
             ends[call.outputs[0]] = ends[joint.outputs[0]]
     return ends, before
+
+
+def _moves(spec: registry.LayerSpec | None) -> bool:
+    return spec is not None and spec.output is not Output.RANGE
 
 
 def _own_ends(transform: Quantize | None, name: str) -> Ends | None:
