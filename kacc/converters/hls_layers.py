@@ -18,6 +18,15 @@ import numpy as np
 
 from kacc.converters.fixed_type import Fixed, covering, exact
 from kacc.converters.hls_numbers import Numbers, affine
+from kacc.converters.hls_support import (
+    KERNELS,
+    MERGES,
+    MOVES,
+    POOLS,
+    kind_of,
+    only_activation,
+    unsupported,
+)
 from kacc.core import registry
 from kacc.core.errors import ConversionError
 from kacc.core.graph import Call, Tensor
@@ -29,15 +38,7 @@ DEFAULT = Fixed(16, 6)  # hls4ml's, of tensors whose range nobody knows
 _AFFINE_BITS = 16  # of a batch normalization that nothing swallows
 # Bits before the point of what is never larger than one, and whether it has a sign.
 _UNIT = {"sigmoid": (0, False), "softmax": (0, False), "tanh": (1, True)}
-_ACTIVATIONS = ("linear", "relu", "relu6", *_UNIT)
-_POOLS = {
-    name: getattr(layers, name)
-    for kind in ("Max", "Average")
-    for size in (1, 2)
-    for name in (f"{kind}Pooling{size}D", f"Global{kind}Pooling{size}D")
-}
-_MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Concatenate")
-_KERNELS = ("Dense", "Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D")
+_POOLS = {name: getattr(layers, name) for name in POOLS}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def plain_model(numbers: Numbers, target: str) -> Plain:
     reasons = {
         call.path: reason
         for call in numbers.graph.calls
-        if (reason := _unsupported(call, numbers))
+        if (reason := unsupported(call, numbers))
     }
     if reasons:
         raise ConversionError(
@@ -103,57 +104,6 @@ def plain_model(numbers: Numbers, target: str) -> Plain:
             fix="Replace these layers, or choose another target",
         )
     return _Builder(numbers).run()
-
-
-def _unsupported(call: Call, numbers: Numbers) -> str | None:
-    """Why a call cannot become layers of hls4ml, or None."""
-    operation, kind = call.operation, _kind(call)
-    spec = registry.find(operation)
-    if call.reason or spec is None:
-        return call.reason or type(operation).__name__
-    if registry.overriding_class(type(operation), spec.type):
-        return f"{type(operation).__name__}, with a `call` of its own"
-    if spec.output is Output.IDENTITY or call in numbers.folded.values():
-        return None
-    if None in call.outputs[0].shape[1:]:
-        return f"{kind} of a free size, {call.outputs[0].shape}"
-    if spec.activation is not None and spec.activation(operation) not in _ACTIVATIONS:
-        return f"{kind} with the activation {spec.activation(operation)}"
-    if kind not in (*_KERNELS, *_POOLS, *_MERGES, *_MOVES, "BatchNormalization"):
-        return None if _only_activation(call) else kind
-    return _unfit(call, kind)
-
-
-def _unfit(call: Call, kind: str) -> str | None:
-    """Why a layer of a known kind is configured as hls4ml has it not, or None."""
-    layer, ranks = call.operation, {len(t.shape) for t in call.inputs}
-    if getattr(layer, "data_format", None) == "channels_first":
-        return f"{kind} with data_format channels_first"
-    if set(np.atleast_1d(getattr(layer, "dilation_rate", 1))) != {1}:
-        return f"{kind} with dilation"
-    if getattr(layer, "groups", 1) != 1:
-        return f"{kind} with groups"
-    if getattr(layer, "depth_multiplier", 1) != 1:
-        return f"{kind} with a depth_multiplier"
-    if kind == "Dense" and ranks != {2}:
-        return "Dense of more than a vector"
-    if kind == "BatchNormalization" and layer.axis not in (-1, max(ranks) - 1):
-        return "BatchNormalization of another axis than the last"
-    if kind in _MERGES and len(call.inputs) < 2:
-        return f"{kind} with a constant"
-    if kind in _MERGES[:-1] and len({t.shape for t in call.inputs}) > 1:
-        return f"{kind} of different shapes"
-    return None
-
-
-def _kind(call: Call) -> str:
-    spec = registry.find(call.operation)
-    return (spec.type if spec else type(call.operation)).__name__
-
-
-def _only_activation(call: Call) -> bool:
-    spec = registry.find(call.operation)
-    return spec is not None and spec.activation is not None and not spec.weights
 
 
 class _Builder:
@@ -190,21 +140,21 @@ class _Builder:
         return Value(symbol, result)
 
     def _visit(self, call: Call) -> Value:
-        spec, kind = registry.find(call.operation), _kind(call)
+        spec, kind = registry.find(call.operation), kind_of(call)
         assert spec is not None
         values = [self.values[tensor] for tensor in call.inputs]
         if spec.output is Output.IDENTITY or call in self.swallowed:
             return values[0]
-        if kind in _KERNELS:
+        if kind in KERNELS:
             return self._linear(call, kind, values[0])
         if kind == "BatchNormalization":
             return self._affine(call, values[0])
-        if kind in _POOLS:
+        if kind in POOLS:
             return self._pool(call, kind, values[0])
-        if kind in _MERGES:
+        if kind in MERGES:
             return self._merge(call, kind, values)
-        if kind in _MOVES:
-            layer = _MOVES[kind](call)
+        if kind in MOVES:
+            layer = layers.Reshape(call.outputs[0].shape[1:])
             return self._add(call, layer, values[0], {"result": values[0].type})
         return self._activation(call, values[0])
 
@@ -264,7 +214,7 @@ class _Builder:
         spec = registry.find(call.operation)
         assert spec is not None
         name = spec.activation(call.operation) if spec.activation else "linear"
-        if name == "linear" and not _only_activation(call):
+        if name == "linear" and not only_activation(call):
             return x
         if name in _UNIT:
             result = Fixed(self.numbers.bits, *_UNIT[name])
@@ -406,10 +356,3 @@ _KERNEL_LAYERS: dict[str, Callable[[Any], Any]] = {
     "DepthwiseConv1D": _depthwise(layers.DepthwiseConv1D),
     "DepthwiseConv2D": _depthwise(layers.DepthwiseConv2D),
 }
-
-
-def _reshape(call: Call) -> Any:
-    return layers.Reshape(call.outputs[0].shape[1:])
-
-
-_MOVES: dict[str, Callable[[Call], Any]] = {"Flatten": _reshape, "Reshape": _reshape}
