@@ -328,6 +328,9 @@ def test_streams_and_shared_multipliers_compute_the_same(conv, tmp_path):
     other = kacc.convert(
         model, tmp_path / "stream", "fpga-hls", io_type="io_stream", reuse_factor=2
     )
+    parameters = (other.path / "firmware" / "parameters.h").read_text()
+    assert "nnet::io_stream" in parameters
+    assert "reuse_factor = 2" in parameters
     x = samples(model, 10)
     assert np.array_equal(other.predict(x), artifact.predict(x))
     assert json.loads((other.path / "kacc.json").read_text())["options"] == {
