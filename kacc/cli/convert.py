@@ -17,7 +17,16 @@ file, or the folder of a SavedModel that Keras 2 wrote. An integer target needs
 quantization."""
 
 MOST_SAMPLES = 500
-_OF_TARGETS = ("accelerator", "batch_sizes", "xla", "compute", "platforms", "opset")
+_OF_TARGETS = (
+    "accelerator",
+    "batch_sizes",
+    "xla",
+    "compute",
+    "platforms",
+    "opset",
+    "reuse_factor",
+    "io_type",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +144,19 @@ def _add_options_of_targets(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         default=left_out,
         help="onnx...: the operator set (default: 17)",
+    )
+    parser.add_argument(
+        "--reuse-factor",
+        type=positive,
+        metavar="N",
+        default=left_out,
+        help="fpga-hls: products of a layer that share a multiplier (default: 1)",
+    )
+    parser.add_argument(
+        "--io-type",
+        choices=("io_parallel", "io_stream"),
+        default=left_out,
+        help="fpga-hls: tensors all at once (default) or pixel by pixel",
     )
 
 

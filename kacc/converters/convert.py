@@ -51,6 +51,8 @@ def convert(
     version: int | None = None,
     platforms: Sequence[str] | None = None,
     opset: int | None = None,
+    reuse_factor: int | None = None,
+    io_type: str | None = None,
 ) -> Artifact:
     """Converts a Keras model to a file, which is there whole or not at all.
 
@@ -66,14 +68,17 @@ def convert(
             int8 file compiled by vela, whose figures are in the artifact's
             `manifest.report`); "xla-cpu", "xla-gpu" and "xla-tpu", SavedModels whose
             functions XLA compiles;
-            "stablehlo"; "onnx", or "onnx-int8" in QDQ form. The targets "xla-...",
-            "stablehlo" and "onnx" compute the quantization of a quantized model in
-            floats (fake quantization).
+            "stablehlo"; "onnx", or "onnx-int8" in QDQ form; "fpga-hls", a project of
+            hls4ml in fixed point, compiled by g++ to be run here. The targets
+            "xla-...", "stablehlo" and "onnx" compute the quantization of a quantized
+            model in floats (fake quantization); "fpga-hls" keeps the bits that its
+            scheme gives to weights and activations, with steps that are powers of two.
         calibration: samples to find ranges with, up to 500 of which are used: arrays
             (a list or dictionary for several inputs), a tf.data.Dataset, a PyDataset
             or a generator of batches, with or without labels. A plain model needs them
             for "tflite-int8"; a model with attached quantization only if it was never
-            trained.
+            trained. For "fpga-hls" they choose a plain model's types of 16 bits, which
+            are ap_fixed<16,6> without.
         io: the type of an integer file's inputs and outputs, "float32" or its own:
             "int8", or "int16" of "tflite-int16x8", which is the default. Float targets
             have floats anyway.
@@ -120,6 +125,10 @@ def convert(
         version: for "xla-...": the number of the version folder, by default 1.
         platforms: for "stablehlo": some of "cpu", "cuda" and "tpu", by default all.
         opset: for "onnx...": the operator set, by default 17.
+        reuse_factor: for "fpga-hls": how many products of a layer share a multiplier,
+            by default 1, which is fastest and largest.
+        io_type: for "fpga-hls": "io_parallel" (the default) gives tensors all at once,
+            "io_stream" pixel by pixel, for larger images.
 
     Returns:
         The `Artifact`, which also `open_artifact(path)` gives.
@@ -140,7 +149,9 @@ def convert(
         'int8'
     """
     row = target_called(target)
-    export = Export(batch_sizes, xla, compute, version, platforms, opset)
+    export = Export(
+        batch_sizes, xla, compute, version, platforms, opset, reuse_factor, io_type
+    )
     options = PostTraining(ranges, rules, rounding, bias_correction)
     io = io or row.io
     checks.check_options(row, io, batch, backend, sparse)
@@ -165,6 +176,7 @@ def convert(
         sparse=sparse,
         export=export,
         macs=_macs_of(model),
+        model=model,
     )
     if legacy.is_legacy(model):
         request = replace(request, by_tfmot=scheme is not None)
@@ -203,7 +215,8 @@ def _calibrated(
     options: PostTraining,
 ) -> Samples | None:
     """The samples to calibrate a plain model with; fills an attached model's ranges."""
-    if not row.integer and scheme is None:
+    unused = not row.calibrates or calibration is None
+    if not row.integer and scheme is None and unused:
         return None
     signature = signature_of(model, None)
     if scheme is None and calibration is None:

@@ -26,6 +26,8 @@ class Export:
         version: number of the version folder.
         platforms: that modules are lowered for.
         opset: ONNX operator set.
+        reuse_factor: how often a multiplier is used for one sample.
+        io_type: how tensors go through an HLS project.
     """
 
     batch_sizes: Sequence[int] | None = None
@@ -34,6 +36,8 @@ class Export:
     version: int | None = None
     platforms: Sequence[str] | None = None
     opset: int | None = None
+    reuse_factor: int | None = None
+    io_type: str | None = None
 
     @property
     def given(self) -> dict[str, Any]:
@@ -64,6 +68,7 @@ class Request:
         sparse: whether weights with many zeros are stored without them.
         export: the options of targets other than TFLite.
         macs: the model's multiply-accumulates for one sample, or None if unknown.
+        model: the model itself, for targets that start from its layers.
     """
 
     graph: FrozenGraph
@@ -82,6 +87,7 @@ class Request:
     sparse: bool = False
     export: Export = Export()
     macs: int | None = None
+    model: Any = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kacc.converters import ethos, onnx, stablehlo, tflite, xla
+from kacc.converters import ethos, hls, onnx, stablehlo, tflite, xla
 from kacc.converters.formats import Format, format_of
 from kacc.converters.post_training import BACKEND
 from kacc.converters.request import Converted, Request
@@ -33,6 +33,8 @@ class Target:
             have, the default first; without any they are positive integers.
         keeps_fake_quantization: whether it takes models of any scheme, and computes
             their quantization in floats.
+        calibrates: whether a target without integers of its own takes samples to find
+            the ranges of plain models.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Target:
     sparse: bool = False
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     keeps_fake_quantization: bool = False
+    calibrates: bool = False
 
     @property
     def format(self) -> Format:
@@ -157,6 +160,14 @@ TARGETS = {
             backends=("tflite", "ai-edge", BACKEND),
             options={"opset": onnx.OPSETS},
             io="float32",
+        ),
+        Target(
+            "fpga-hls",
+            hls.to_fpga_hls,
+            schemes=frozenset({"int8", "w4a8", "int16x8"}),
+            options={"reuse_factor": (), "io_type": hls.IO_TYPES},
+            io="float32",
+            calibrates=True,
         ),
     )
 }

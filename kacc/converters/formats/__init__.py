@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from kacc.converters.formats.base import Format
+from kacc.converters.formats.hls import Hls
 from kacc.converters.formats.onnx import Onnx
 from kacc.converters.formats.saved_model import SavedModel
 from kacc.converters.formats.stablehlo import StableHlo
@@ -16,7 +17,8 @@ TFLITE = TFLite()
 SAVED_MODEL = SavedModel()
 STABLEHLO = StableHlo()
 ONNX = Onnx()
-FORMATS: tuple[Format, ...] = (TFLITE, SAVED_MODEL, STABLEHLO, ONNX)
+HLS = Hls()
+FORMATS: tuple[Format, ...] = (TFLITE, SAVED_MODEL, STABLEHLO, ONNX, HLS)
 
 
 def format_of(target: str) -> Format:
