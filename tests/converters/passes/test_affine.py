@@ -144,6 +144,44 @@ def test_batch_normalization_between_two_layers_goes_to_the_first():
     assert graph.layer_of("net/first/depthwise/kernel") == "first"
 
 
+def test_a_layer_between_two_normalizations():
+    model = randomized(
+        (9, 9, 4),
+        layers.BatchNormalization(),
+        layers.Conv2D(5, 3),
+        layers.BatchNormalization(),
+    )
+    assert count(equal(model), "Mul", "AddV2") == 0
+
+
+def test_channels_are_followed_through_transposes():
+    model = randomized(
+        (3, 4, 5),
+        layers.BatchNormalization(),
+        layers.Permute((3, 1, 2)),
+        layers.Flatten(),
+        layers.Dense(24),
+        layers.Reshape((2, 3, 4)),
+        layers.Permute((3, 1, 2)),
+        layers.BatchNormalization(axis=1),
+    )
+    assert count(equal(model), "Mul", "AddV2") == 0
+
+
+def test_constants_from_which_is_subtracted():
+    import tensorflow as tf
+
+    from tests.converters.passes.graphs import frozen, same
+
+    rng = np.random.default_rng(2)
+    kernel = rng.normal(size=(4, 3)).astype("float32")
+    ones, twos = np.arange(1, 5, dtype="float32"), np.float32(2)
+    source = frozen(lambda x: twos - tf.matmul(ones - x, kernel) / 4, (None, 4))
+    graph = optimized(source)
+    assert count(graph, "Sub", "RealDiv", "Mul") == 0
+    same(source, graph, [rng.normal(size=(5, 4)).astype("float32")])
+
+
 def test_before_an_activation_it_stays_as_two_operations():
     model = randomized(
         (9, 9, 4), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(3, 3)

@@ -45,6 +45,7 @@ SOMETHING = {
     "pad": lambda x: tf.pad(x, [[0, 0], [0, 1], [0, 0]]),
     "tile": lambda x: tf.tile(x, (1, 2, 1)),
     "larger": lambda x: x * np.ones((3, 1, 4, 6), "float32"),
+    "repeated": lambda x: x * np.ones((3, 1, 1), "float32"),
     "times": lambda x: x * 2.0,
     "minus": lambda x: 0.0 - x,
     "through": lambda x: 1.0 / (x + 9.0),
