@@ -4,8 +4,7 @@ Two comparisons. Short: 3 epochs of 20,000 images by kacc and by tfmot's
 prune_low_magnitude, each with Adam at three learning rates. Long: 10 epochs of 40,000
 images with flips and crops, at 75% and at 2:4, against the float model as published and
 beside that model trained on for the same steps. Sparsities are counted from the files'
-bytes. What was trained once is kept in the cache, so that a run that was stopped goes on
-where it was.
+bytes. What was trained once is in the cache, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
