@@ -26,7 +26,9 @@ def _classifier():
     return model
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TRAINING, PRUNING, SPLIT, SERVERS = re.findall(
+    r"```python\n(.*?)```", README, re.DOTALL
+)
 
 
 def _run(example, folder, monkeypatch):
@@ -41,15 +43,13 @@ def _run(example, folder, monkeypatch):
 
 
 def test_training_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    example, *_ = EXAMPLES
-    _run(example, tmp_path, monkeypatch)
+    _run(TRAINING, tmp_path, monkeypatch)
     assert {"model.tflite", "ptq.tflite"} <= {p.name for p in tmp_path.iterdir()}
     assert "1 LSB" in capsys.readouterr().out
 
 
 def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
-    _, example, _ = EXAMPLES
-    names = _run(example, tmp_path, monkeypatch)
+    names = _run(PRUNING, tmp_path, monkeypatch)
     artifact, model = names["artifact"], kacc.strip(names["model"])
     kernels = [x.kernel.numpy() for x in model.layers if hasattr(x, "kernel")]
     _, middle, _ = kernels
@@ -70,8 +70,15 @@ def test_names_of_the_interface_exist():
 
 
 def test_split_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    *_, example = EXAMPLES
-    names = _run(example, tmp_path, monkeypatch)
+    names = _run(SPLIT, tmp_path, monkeypatch)
     assert len(list((tmp_path / "parts").iterdir())) == 2
     assert names["outputs"].shape == (16, 3)
     assert "crossing the cut" in capsys.readouterr().out
+
+
+def test_server_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    names = _run(SERVERS, tmp_path, monkeypatch)
+    made = {"served", "model.onnx", "model_int8.onnx", "module"}
+    assert made <= {p.name for p in tmp_path.iterdir()}
+    assert names["served"].path.name == "1"
+    assert "onnxruntime kernels" in capsys.readouterr().out
