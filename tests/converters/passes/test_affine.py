@@ -205,6 +205,19 @@ def test_preprocessing_becomes_part_of_the_first_layer(padding):
     assert count(graph, "AddV2") == (padding == "same")
 
 
+def test_preprocessing_on_its_own_is_two_operations():
+    model = randomized(
+        (9, 9, 3),
+        layers.Rescaling(1 / 127.5, offset=-1),
+        layers.Normalization(mean=[0.1, -0.2, 0.3], variance=[0.5, 0.4, 0.3]),
+        layers.ReLU(),
+    )
+    x = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3)).astype("float32")
+    graph = equal(model, x)
+    assert count(graph, "Mul") == count(graph, "AddV2") == 1
+    assert count(graph, "Sub", "RealDiv") == 0
+
+
 def test_factors_pass_zero_padding_and_summands_do_not():
     model = randomized(
         (9, 9, 3),

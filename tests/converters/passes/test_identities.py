@@ -151,7 +151,7 @@ def test_dense_layers_on_sequences_compute_no_shapes():
 
 def test_shapes_with_two_unknown_sizes_stay_computed():
     source = frozen(
-        lambda x: tf.reshape(x, (tf.shape(x)[0], tf.shape(x)[1] * 2, 3)),
+        lambda x: tf.reshape(x, (tf.shape(x)[0], tf.shape(x)[1], 2, 3)),
         (None, None, 6),
     )
     graph = applied(source, fix_reshapes)
