@@ -52,6 +52,7 @@ def from_tf_keras(model: Any) -> Any:
             fix="kacc.convert takes subclassed models; write the class for Keras 3 and "
             "load the weights to train it on",
         )
+    _reserve_names(model)
     builder = _Builder()
     with tfmot.wrappers_off(model):
         builder.make_all(model)
@@ -63,6 +64,18 @@ def from_tf_keras(model: Any) -> Any:
         except NoLikeError as error:
             raise _unlike([str(error)]) from error
     return new
+
+
+def _reserve_names(model: Any) -> None:
+    """Keeps Keras from giving operators the names that layers of the model have."""
+    import keras
+
+    for layer in model._flatten_layers():
+        prefix, _, number = layer.name.rpartition("_")
+        if not number.isdecimal():
+            prefix, number = layer.name, "0"
+        while keras.backend.get_uid(prefix) <= int(number):
+            pass
 
 
 def _unlike(problems: list[str]) -> ConversionError:

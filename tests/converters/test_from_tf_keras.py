@@ -295,6 +295,17 @@ JOINS = st.sampled_from(
 )
 
 
+def test_operators_do_not_take_the_names_of_layers():
+    keras.backend.clear_session()
+    x = tf_keras.Input((4,))
+    join = tf_keras.layers.Concatenate
+    # Keras 3 calls its first operators concatenate, concatenate_1 and so on.
+    y = tf.concat([x, x], -1)
+    for name in ("concatenate", "concatenate_1", "concatenate_2"):
+        y = join(name=name)([y, tf.concat([x, x], -1)])
+    assert_same(tf_keras.Model(x, y), cases.samples((4,)))
+
+
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(st.data())
 def test_small_models_of_any_kind(data):
