@@ -13,6 +13,7 @@ import numpy as np
 from kacc.converters import flatbuffer, tflite
 from kacc.converters.chatter import to_log
 from kacc.converters.export import for_export
+from kacc.converters.onnx_rounding import with_rounded_averages
 from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import real
 from kacc.core.errors import ConversionError
@@ -59,6 +60,7 @@ def to_onnx_int8(request: Request) -> Converted:
     model = _converted(make, request)
     into = tuple(inputs[info.name] for info in request.graph.inputs)
     out = tuple(outputs[info.name] for info in request.graph.outputs)
+    with_rounded_averages(model)
     _rename(model, into, out)
     if request.io == "float32":
         into = _with_real_inputs(model, into)
