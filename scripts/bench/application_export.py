@@ -1,0 +1,61 @@
+"""One model of keras.applications to `xla-cpu`, `stablehlo` and `onnx`, and compared.
+
+Run by `applications_export.py` in a process of its own; prints its row as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from application import LEAST, SIZE, build, failed, phase
+from common import say
+
+TARGETS = {"xla-cpu": "served", "stablehlo": "module", "onnx": "model.onnx"}
+SAMPLES = 2
+
+
+def main() -> int:
+    row: dict[str, Any] = {"model": sys.argv[1], "status": "failed"}
+    try:
+        run(row)
+        row["status"] = "success"
+    except MemoryError:
+        row["status"] = "out of memory"
+    except Exception as error:
+        failed(row, error)
+    print(json.dumps(row))
+    return 0
+
+
+def run(row: dict[str, Any]) -> None:
+    """Fills in the row as far as the model gets."""
+    with phase(row, "import"):
+        import keras
+
+        import kacc
+    name = row["model"]
+    row["input"] = size = LEAST.get(name, SIZE)
+    keras.utils.set_random_seed(0)
+    with phase(row, "build"):
+        model = build(name, size)
+    random = np.random.default_rng(0)
+    x = random.uniform(0, 255, (SAMPLES, size, size, 3)).astype("float32")
+    for target, path in TARGETS.items():
+        options: dict[str, Any] = {"batch": 1} if target == "stablehlo" else {}
+        if target == "xla-cpu":
+            options = {"batch_sizes": (1,), "xla": "never"}
+        with tempfile.TemporaryDirectory() as folder:
+            with phase(row, target):
+                artifact = kacc.convert(model, Path(folder, path), target, **options)
+            row[f"{target}: bytes"] = artifact.size_bytes
+            row[f"{target}: max rel"] = kacc.parity(model, artifact, x).max_rel
+            say(f"  {name}, {target}: {row[f'{target}: max rel']:.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
