@@ -136,6 +136,12 @@ class Bounds(Emulation):
             half = self.steps[call.inputs[0]] * np.abs(weights.kernel).max() / 127 / 2
         elif "scale" in part.types:
             theirs = affine(old.operation)
+        if theirs is not None:  # what is written is Keras's, rounded
+            names = ["weight" if "weight" in part.types else "scale", "bias"]
+            pairs = zip(names, theirs, call.operation.get_weights()[:2], strict=True)
+            for name, wanted, written in pairs:
+                half_step = part.types[name].step / 2 * (1 + 1e-6)
+                assert np.abs(wanted - written).max() <= half_step, (part.name, name)
         e = [self.errors[tensor] for tensor in call.inputs]
         e = spread(call, part, values, e, theirs, half)
         ends = self.numbers.before.get(old)
