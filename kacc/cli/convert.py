@@ -202,7 +202,10 @@ def run(args: argparse.Namespace) -> None:
     )
     size = f"{artifact.size_bytes:,} bytes"
     seconds = f"{time.monotonic() - start:.0f} s"
-    print(f"{artifact.path}: {artifact.target}, {size}, {seconds}")  # noqa: T201
+    place = args.path
+    if artifact.path.name != place.name:  # a folder in it, of a version
+        place = place / artifact.path.name
+    print(f"{place}: {artifact.target}, {size}, {seconds}")  # noqa: T201
 
 
 def _ranges(text: str) -> Any:

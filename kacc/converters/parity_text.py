@@ -28,7 +28,8 @@ def text(parity: Parity) -> str:
     lines = [_title(parity)]
     width = max(len(output.name) for output in parity.outputs)
     lines += [f"  {o.name:<{width}}  {_figures(o)}" for o in parity.outputs]
-    lines.append("  " + _verdict(parity))
+    if parity.layers:
+        lines.append("  " + _verdict(parity))
     return "\n".join(lines)
 
 
@@ -37,12 +38,10 @@ def rich_view(parity: Parity) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    return Group(
-        Text(_title(parity), style="bold"),
-        _output_table(parity),
-        _layer_view(parity),
-        Text(_verdict(parity)),
-    )
+    parts = [Text(_title(parity), style="bold"), _output_table(parity)]
+    if parity.layers:  # only TFLite files tell them apart
+        parts += [_layer_view(parity), Text(_verdict(parity))]
+    return Group(*parts)
 
 
 def _title(parity: Parity) -> str:
