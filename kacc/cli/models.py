@@ -88,7 +88,8 @@ def load_exported(path: Path) -> keras.Model:
     import tensorflow as tf
 
     endpoint = "serving_default"
-    signatures = tf.saved_model.load(str(path)).signatures
+    loaded = tf.saved_model.load(str(path))
+    signatures = loaded.signatures
     if endpoint not in signatures:
         raise KaccError(
             f"A SavedModel must have the signature {endpoint!r}",
@@ -104,10 +105,27 @@ def load_exported(path: Path) -> keras.Model:
         name: keras.Input(tuple(spec.shape[1:]), name=name, dtype=spec.dtype.name)
         for name, spec in specs.items()
     }
-    layer = keras.layers.TFSMLayer(str(path), call_endpoint=endpoint)
-    single = next(iter(inputs.values()))
-    outputs = layer(single) if len(inputs) == 1 else layer(**inputs)
-    return keras.Model(list(inputs.values()), outputs)
+    outputs = _Signature(loaded, endpoint)(inputs)
+    flat = list(outputs.values())
+    return keras.Model(inputs, flat[0] if len(flat) == 1 else outputs)
+
+
+class _Signature(keras.layers.Layer):
+    """A function of a SavedModel as a layer, from a dictionary to a dictionary."""
+
+    def __init__(self, loaded: Any, endpoint: str) -> None:
+        super().__init__(name="saved_model")
+        self._loaded = loaded  # which keeps the variables
+        self._function = loaded.signatures[endpoint]
+
+    def call(self, inputs: dict[str, Any]) -> Any:
+        return self._function(**inputs)
+
+    def compute_output_spec(self, inputs: dict[str, Any]) -> Any:
+        return {
+            name: keras.KerasTensor((None, *spec.shape[1:]), dtype=spec.dtype.name)
+            for name, spec in self._function.structured_outputs.items()
+        }
 
 
 def image_shape(model: Any) -> ImageShape:

@@ -187,10 +187,16 @@ def _real(infos: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
 
 
 def _check(model: Any, request: Request) -> None:
+    """Notes each node's layer, and raises unless the model is one of known nodes."""
     import onnx
 
+    for node in model.graph.node:
+        scopes = [part.split(":")[0] for part in node.name.split(";")]
+        layers = [request.graph.layer_of(scope) for scope in scopes]
+        node.doc_string = next((layer for layer in layers if layer), "")
+
     lacking = sorted(
-        f"{node.op_type} from {request.graph.layer_of(node.name) or node.name}"
+        f"{node.op_type} from {node.doc_string or node.name}"
         for node in model.graph.node
         if not onnx.defs.has(node.op_type, node.domain)
     )

@@ -203,14 +203,17 @@ def _writer(
         import tensorflow as tf
 
         module = tf.Module()
+        # Nothing is trained with the file; gradients of swish and the like would be
+        # saved with tensors of the graph that they were traced in.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         with to_log():
             try:
-                tf.saved_model.save(module, str(folder), signatures=dict(functions))
+                tf.saved_model.save(module, str(folder), dict(functions), options)
             except ValueError as error:
                 raise ConversionError(
-                    "A SavedModel must have less than 2 GiB of weights",
+                    "TensorFlow must be able to save the model, which must have less "
+                    "than 2 GiB of weights",
                     received=str(error)[:200],
-                    fix="Convert to 'stablehlo'",
                 ) from error
         extra = folder / MODULES
         extra.mkdir()

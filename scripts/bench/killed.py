@@ -40,8 +40,8 @@ while True:
 
 
 def main() -> int:
-    options = arguments(__doc__, ("--kills", {"type": int, "default": 50}))
-    kills = 2 if options.quick else options.kills
+    options = arguments(__doc__, ("--kills", {"type": int, "default": 13}))
+    kills = 2 if options.quick else options.kills  # of each target
     report = Report("killed", options.quick, {"kills": kills})
     rows = [_row(target, kills) for target in TARGETS]
     report.table("Killed conversions", rows)

@@ -106,11 +106,40 @@ def test_things_that_are_no_models(tmp_path):
 def test_saved_models_that_keras_did_not_write(tmp_path, capfd):
     module = tf.Module()
     module.f = tf.function(lambda x: x, input_signature=[tf.TensorSpec((None, 2))])
-    tf.saved_model.save(module, tmp_path / "old")
-    code, output = convert(capfd, tmp_path / "old", tmp_path / "m.tflite")
+    other = module.f.get_concrete_function()
+    tf.saved_model.save(module, tmp_path / "old", {"other": other})
+    path = tmp_path / "m.tflite"
+    code, output = convert(capfd, tmp_path / "old", path)
     assert code == 1
-    assert "Keras 2" in output.err
+    assert "must have the signature 'serving_default'" in output.err
     assert len(output.err.splitlines()) == 1
+    scalars = tf.function(lambda x: x, input_signature=[tf.TensorSpec(())])
+    tf.saved_model.save(module, tmp_path / "no", {"serving_default": scalars})
+    code, output = convert(capfd, tmp_path / "no", path)
+    assert code == 1
+    assert "tensors with a batch axis" in output.err
+
+
+def test_saved_models_that_keras_3_exported(tmp_path, capfd):
+    image, sound = keras.Input((6, 6, 1), name="image"), keras.Input((4,), name="sound")
+    x = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(image))
+    x = keras.layers.Concatenate()([x, sound])
+    model = keras.Model([image, sound], keras.layers.Dense(3)(x))
+    model.export(tmp_path / "exported", verbose=False)
+    path = tmp_path / "m.tflite"
+    code, output = convert(
+        capfd, tmp_path / "exported", path, "--target", "tflite-float32"
+    )
+    assert code == 0, output.err
+    random = np.random.default_rng(0)
+    feeds = {
+        "image": random.normal(size=(2, 6, 6, 1)).astype("float32"),
+        "sound": random.normal(size=(2, 4)).astype("float32"),
+    }
+    artifact = open_artifact(path)
+    names = {info.name: info.name.rsplit("/")[-1] for info in artifact.manifest.inputs}
+    found = artifact.predict({name: feeds[key] for name, key in names.items()})
+    np.testing.assert_allclose(found, model(list(feeds.values())), atol=1e-5)
 
 
 def test_classes_of_the_users(tmp_path):

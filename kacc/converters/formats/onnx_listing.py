@@ -43,7 +43,7 @@ def operations(model: Any) -> tuple[Operation, ...]:
         grid = _grid(node, weights)
         rows.append(
             Operation(
-                layer=layer_in(node.name or output),
+                layer=node.doc_string or layer_in(node.name or output),
                 kind=node.op_type,
                 output=shapes.get(output, ()),
                 dtype=dtypes.get(output, ""),
