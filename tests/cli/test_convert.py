@@ -148,3 +148,21 @@ def test_rounding(kacc_inside, tmp_path, model, samples, monkeypatch):
 
 def _briefly(settings):
     object.__setattr__(settings, "steps", 5)
+
+
+def test_options_of_the_targets(kacc, tmp_path, assert_fails):
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(
+        tmp_path / "m.keras"
+    )
+    process = kacc(
+        *("convert", "m.keras", "served", "--target", "xla-cpu"),
+        *("--batch-sizes", "1,4", "--model-version", "3", "--xla", "never"),
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("served/3: xla-cpu, ")
+    manifest = open_artifact(tmp_path / "served").manifest
+    assert set(manifest.report["xla"]) == {"batch_1", "batch_4", "serving_default"}
+    process = kacc("convert", "m.keras", "a.onnx", "--target", "onnx", "--opset", "3")
+    assert_fails(process, 2, "`opset` must be one of")
+    process = kacc("convert", "m.keras", "a.tflite", "--target", "onnx")
+    assert_fails(process, 2, "must end with '.onnx'")

@@ -120,6 +120,8 @@ def tpu_module(path: Path) -> bytes | None:
 
     Of several batch sizes it is that of the first, which the manifest describes.
     """
+    if not path.is_dir():
+        return None
     if (path / SIGNATURE).is_file():
         return module_of(path, "tpu")
     size = Manifest.from_json((path / MANIFEST).read_text()).inputs[0].shape[0]
