@@ -72,10 +72,12 @@ def _row(target: str, kills: int) -> dict[str, Any]:
             model = keras.Sequential([keras.Input((500,)), units])
             files.append(str(Path(folder, f"{name}.keras")))
             model.save(files[-1])
+            started = time.monotonic()
             made = kacc.convert(model, path, target)
+            seconds = time.monotonic() - started
             known[made.manifest.outputs[0].shape[-1]] = name
         for number in range(kills):
-            _kill_one(path, target, files)
+            _kill_one(path, target, files, 5 * seconds)
             try:
                 artifact = open_artifact(path)
                 size = artifact.predict(np.zeros((1, 500), "float32")).shape[-1]
@@ -88,15 +90,15 @@ def _row(target: str, kills: int) -> dict[str, Any]:
     return row
 
 
-def _kill_one(path: Path, target: str, files: list[str]) -> None:
+def _kill_one(path: Path, target: str, files: list[str], span: float) -> None:
+    """Kills a process that converts at a moment of its first seconds."""
     command = [sys.executable, "-c", _WRITER, str(path), target, *files]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "ready"
-    # A conversion takes some tenths of a second: any moment of the first few.
-    time.sleep(random.uniform(0.0, 1.5))
+    time.sleep(random.uniform(0.0, span))
     process.send_signal(signal.SIGKILL)
     process.wait()
 
