@@ -32,6 +32,8 @@ import sys
 import keras, kacc
 path, target, models = sys.argv[1], sys.argv[2], sys.argv[3:]
 models = [keras.models.load_model(m) for m in models]
+for model in models:  # the first conversions of a process take longer
+    kacc.convert(model, path, target)
 print("ready", flush=True)
 while True:
     for model in models:

@@ -32,7 +32,7 @@ def main() -> int:
         model = make()
         rows += [compiled(name, model, compute) for compute in ("float32", "bfloat16")]
     report.table("Compiled for TPU v5e", rows)
-    share = sum(row["microseconds"] is not None for row in rows) / len(rows)
+    share = sum(row["compiles"] for row in rows) / len(rows)
     report.checks.append(Check("share that compiles", share, ">=", 1.0, True))
     return report.finish(options.out)
 
@@ -50,7 +50,7 @@ def compiled(name: str, model: Any, compute: str) -> dict[str, Any]:
     from kacc.converters.formats.stablehlo import tpu_module
     from kacc.converters.tpu import compile_for_tpu
 
-    row = {"model": name, "compute": compute, "microseconds": None}
+    row = {"model": name, "compute": compute, "compiles": False}
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(folder, "model")
@@ -63,7 +63,8 @@ def compiled(name: str, model: Any, compute: str) -> dict[str, Any]:
             return row
     say(f"{name}, {compute}: compiled")
     return row | {
-        "microseconds": (found.optimal_seconds or float("nan")) * 1e6,
+        "compiles": True,
+        "microseconds": found.optimal_seconds and found.optimal_seconds * 1e6,
         "GFLOP": found.flops / 1e9,
         "MB accessed": found.bytes_accessed / 1e6,
         "MB code and weights": found.code_bytes / 1e6,
