@@ -63,8 +63,9 @@ def to_onnx_int8(request: Request) -> Converted:
     with_rounded_averages(model)
     _rename(model, into, out)
     if request.io == "float32":
-        into = _with_real_inputs(model, into)
-        out = _with_real_outputs(model, out)
+        _with_real_numbers(model, "input", into)
+        _with_real_numbers(model, "output", out)
+        into, out = tuple(map(real, into)), tuple(map(real, out))
     _check(model, request)
     notes = {**converted.notes, "macs": request.macs}
     return Converted(model, converted.backend, notes, inputs=into, outputs=out)
@@ -130,40 +131,28 @@ def _rename(
         node.output[:] = [names.get(name, name) for name in node.output]
 
 
-def _with_real_inputs(
-    model: Any, inputs: Sequence[TensorInfo]
-) -> tuple[TensorInfo, ...]:
-    """Puts a QuantizeLinear behind each integer input; the inputs by then."""
+def _with_real_numbers(model: Any, kind: str, infos: Sequence[TensorInfo]) -> None:
+    """Quantizes a model's integer inputs in the model, or dequantizes its outputs.
+
+    Args:
+        model: is changed.
+        kind: "input" or "output".
+        infos: those of the model, as it has them.
+    """
     from onnx import helper
 
-    known = {info.name: info for info in inputs if info.is_quantized}
-    for value in model.graph.input:
-        if value.name in known:
-            inner = f"{value.name}__quantized"
-            _reroute(model, value.name, inner)
-            pair = _grid(model, known[value.name])
-            node = helper.make_node("QuantizeLinear", [value.name, *pair], [inner])
-            model.graph.node.insert(0, node)
-            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(_FLOAT)
-    return _real(inputs)
-
-
-def _with_real_outputs(
-    model: Any, outputs: Sequence[TensorInfo]
-) -> tuple[TensorInfo, ...]:
-    """Puts a DequantizeLinear behind each integer output; the outputs by then."""
-    from onnx import helper
-
-    known = {info.name: info for info in outputs if info.is_quantized}
-    for value in model.graph.output:
-        if value.name in known:
-            inner = f"{value.name}__quantized"
-            _reroute(model, value.name, inner)
-            pair = _grid(model, known[value.name])
-            node = helper.make_node("DequantizeLinear", [inner, *pair], [value.name])
-            model.graph.node.append(node)
-            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(_FLOAT)
-    return _real(outputs)
+    nodes, is_input = model.graph.node, kind == "input"
+    values = model.graph.input if is_input else model.graph.output
+    known = {info.name: info for info in infos if info.is_quantized}
+    for value in [value for value in values if value.name in known]:
+        inner = f"{value.name}__quantized"
+        _reroute(model, value.name, inner)
+        pair = _grid(model, known[value.name])
+        operator = "QuantizeLinear" if is_input else "DequantizeLinear"
+        source, result = (value.name, inner) if is_input else (inner, value.name)
+        node = helper.make_node(operator, [source, *pair], [result])
+        nodes.insert(0 if is_input else len(nodes), node)
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(_FLOAT)
 
 
 def _reroute(model: Any, name: str, other: str) -> None:
@@ -182,10 +171,6 @@ def _grid(model: Any, info: TensorInfo) -> tuple[str, str]:
     return pair
 
 
-def _real(infos: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
-    return tuple(real(info) for info in infos)
-
-
 def _check(model: Any, request: Request) -> None:
     """Notes each node's layer, and raises unless the model is one of known nodes."""
     import onnx
@@ -194,7 +179,6 @@ def _check(model: Any, request: Request) -> None:
         scopes = [part.split(":")[0] for part in node.name.split(";")]
         layers = [request.graph.layer_of(scope) for scope in scopes]
         node.doc_string = next((layer for layer in layers if layer), "")
-
     lacking = sorted(
         f"{node.op_type} from {node.doc_string or node.name}"
         for node in model.graph.node

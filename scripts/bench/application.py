@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,18 @@ SAMPLES = 4
 
 
 def main() -> int:
+    return print_row(run)
+
+
+def print_row(run: Callable[[dict[str, Any]], None]) -> int:
+    """Runs one model, whose name is on the command line, and prints its row.
+
+    Args:
+        run: fills in the row as far as the model gets.
+
+    Returns:
+        The exit status, which is 0: what went wrong is in the row.
+    """
     row: dict[str, Any] = {"model": sys.argv[1], "status": "failed"}
     try:
         run(row)

@@ -6,27 +6,13 @@ JSON.
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import numpy as np
-from application import CLASSES, LEAST, SIZE, failed, phase
+from application import CLASSES, LEAST, SIZE, phase, print_row
 
 SAMPLES = 2
-
-
-def main() -> int:
-    row: dict[str, Any] = {"model": sys.argv[1], "status": "failed"}
-    try:
-        run(row)
-        row["status"] = "success"
-    except MemoryError:
-        row["status"] = "out of memory"
-    except Exception as error:
-        failed(row, error)
-    print(json.dumps(row))
-    return 0
 
 
 def run(row: dict[str, Any]) -> None:
@@ -71,4 +57,4 @@ def run(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_row(run))

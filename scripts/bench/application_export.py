@@ -5,31 +5,17 @@ Run by `applications_export.py` in a process of its own; prints its row as JSON.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from application import LEAST, SIZE, build, failed, phase
+from application import LEAST, SIZE, build, phase, print_row
 from common import say
 
 TARGETS = {"xla-cpu": "served", "stablehlo": "module", "onnx": "model.onnx"}
 SAMPLES = 2
-
-
-def main() -> int:
-    row: dict[str, Any] = {"model": sys.argv[1], "status": "failed"}
-    try:
-        run(row)
-        row["status"] = "success"
-    except MemoryError:
-        row["status"] = "out of memory"
-    except Exception as error:
-        failed(row, error)
-    print(json.dumps(row))
-    return 0
 
 
 def run(row: dict[str, Any]) -> None:
@@ -58,4 +44,4 @@ def run(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_row(run))

@@ -25,10 +25,27 @@ PHASES = ("build", "attach", "step", "convert", "parity")
 
 
 def main() -> int:
+    options, rows = every_model(__doc__, "applications", "application.py")
+    return report(options, rows)
+
+
+def every_model(
+    description: str, name: str, script: str
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The rows of all models, or of those on the command line, new or kept.
+
+    Args:
+        description: of the benchmark, for its help.
+        name: of the file of rows.
+        script: makes a row in a process of its own.
+
+    Returns:
+        The command line's options, and the rows.
+    """
     # Ended from outside, it ends the model's process too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     options = arguments(
-        __doc__,
+        description,
         ("--only", {"nargs": "+", "metavar": "MODEL", "help": "these models only"}),
         ("--again", {"action": "store_true", "help": "run what has a row already too"}),
         (
@@ -39,16 +56,18 @@ def main() -> int:
         ("--memory", {"type": float, "default": 12, "help": "GiB for each model (12)"}),
         ("--rows", {"type": Path, "help": "the file of finished rows"}),
     )
-    names = chosen(options)
-    rows = Rows(options.rows or CACHE / "bench" / "applications.jsonl")
-    for number, name in enumerate(names, 1):
-        if rows.has(name, options.failed) and not options.again:
+    models = chosen(options)
+    rows = Rows(options.rows or CACHE / "bench" / f"{name}.jsonl")
+    for number, model in enumerate(models, 1):
+        if rows.has(model, options.failed) and not options.again:
             continue
-        say(f"{number}/{len(names)} {name}")
-        row = run(name, options.minutes * 60, options.memory * 2**30)
+        say(f"{number}/{len(models)} {model}")
+        row = run(model, options.minutes * 60, options.memory * 2**30, script)
         rows.add(row)
-        say(f"  {name}: {row['status']}, {row['total s']:.0f} s, {row['peak GiB']} GiB")
-    return report(options, [rows.table[name] for name in names])
+        say(
+            f"  {model}: {row['status']}, {row['total s']:.0f} s, {row['peak GiB']} GiB"
+        )
+    return options, [rows.table[model] for model in models]
 
 
 def chosen(options: Any) -> list[str]:
@@ -91,9 +110,7 @@ class Rows:
         os.replace(file.name, self.path)
 
 
-def run(
-    name: str, seconds: float, memory: float, script: str = "application.py"
-) -> dict[str, Any]:
+def run(name: str, seconds: float, memory: float, script: str) -> dict[str, Any]:
     """The row of a model, from a process of its own."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths.strip(os.pathsep)}

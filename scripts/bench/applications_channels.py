@@ -8,43 +8,17 @@ can be stopped and goes on later.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from applications import Rows, chosen, run, share
-from common import CACHE, Check, Report, arguments, say
+from applications import every_model, share
+from common import Check, Report
 
 SHARE, TOLERANCE = 0.5, 0.03
 
 
 def main() -> int:
-    options = arguments(
-        __doc__,
-        ("--only", {"nargs": "+", "metavar": "MODEL", "help": "these models only"}),
-        ("--again", {"action": "store_true", "help": "run what has a row already too"}),
-        (
-            "--failed",
-            {"action": "store_true", "help": "run again what did not succeed"},
-        ),
-        ("--minutes", {"type": float, "default": 20, "help": "for each model (20)"}),
-        ("--memory", {"type": float, "default": 12, "help": "GiB for each model (12)"}),
-        ("--rows", {"type": Path, "help": "the file of finished rows"}),
-    )
-    names = chosen(options)
-    rows = Rows(options.rows or CACHE / "bench" / "applications_channels.jsonl")
-    for number, name in enumerate(names, 1):
-        if rows.has(name, options.failed) and not options.again:
-            continue
-        say(f"{number}/{len(names)} {name}")
-        row = run(
-            name,
-            options.minutes * 60,
-            options.memory * 2**30,
-            script="application_channels.py",
-        )
-        rows.add(row)
-        say(f"  {name}: {row['status']}, {row['total s']:.0f} s, {row['peak GiB']} GiB")
-    return report(options, [rows.table[name] for name in names])
+    name, script = "applications_channels", "application_channels.py"
+    return report(*every_model(__doc__, name, script))
 
 
 def report(options: Any, rows: list[dict[str, Any]]) -> int:

@@ -7,36 +7,17 @@ stopped and goes on later.
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Any
 
 from application_export import TARGETS
-from applications import Rows, chosen, run, share, well
-from common import CACHE, Check, Report, arguments, say
+from applications import every_model, share, well
+from common import Check, Report
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    options = arguments(
-        __doc__,
-        ("--only", {"nargs": "+", "metavar": "MODEL", "help": "these models only"}),
-        ("--again", {"action": "store_true", "help": "run what has a row already too"}),
-        ("--minutes", {"type": float, "default": 20, "help": "for each model (20)"}),
-        ("--memory", {"type": float, "default": 12, "help": "GiB for each model (12)"}),
-    )
-    names = chosen(options)
-    rows = Rows(CACHE / "bench" / "applications_export.jsonl")
-    for number, name in enumerate(names, 1):
-        if rows.has(name, False) and not options.again:
-            continue
-        say(f"{number}/{len(names)} {name}")
-        row = run(
-            name, options.minutes * 60, options.memory * 2**30, "application_export.py"
-        )
-        rows.add(row)
-        say(f"  {name}: {row['status']}, {row['total s']:.0f} s, {row['peak GiB']} GiB")
-    found = [rows.table[name] for name in names]
+    name, script = "applications_export", "application_export.py"
+    options, found = every_model(__doc__, name, script)
     settings = {"minutes": options.minutes, "GiB": options.memory}
     report = Report("applications_export", options.quick, settings)
     report.table("keras.applications", [_shown(row) for row in found])

@@ -223,7 +223,7 @@ class TestServed:
         model = models["residual"]
         first = kacc.convert(model, tmp_path / "m", "xla-gpu")
         second = kacc.convert(model, tmp_path / "m", "xla-gpu", version=2)
-        assert first.path.name, second.path.name == ("1", "2")
+        assert (first.path.name, second.path.name) == ("1", "2")
         assert open_artifact(tmp_path / "m").path == second.path
         assert open_artifact(first.path).manifest == first.manifest
         with pytest.raises(kacc.UsageError, match="folder of the served model"):
