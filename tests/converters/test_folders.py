@@ -41,6 +41,15 @@ def test_a_folder_is_written_and_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="of renameat2, which is Linux's")
+def test_linux_exchanges_names_in_one_step(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    write(path, "old")
+    monkeypatch.setattr(files.os, "rename", None)  # of the two steps of other systems
+    write(path, "new")
+    assert content(path) == {"new"}
+
+
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "model").mkdir()
     write(tmp_path / "model", "new")

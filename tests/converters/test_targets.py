@@ -12,7 +12,10 @@ import pytest
 from keras import layers
 
 import kacc
+from kacc.converters import xla
 from kacc.converters.artifact import open_artifact
+from kacc.converters.warmup import warmup_requests
+from kacc.core.manifest import TensorInfo
 
 FLOAT = {
     "xla-cpu": "served",
@@ -126,6 +129,16 @@ def test_a_file_lists_its_operators(target, models, tmp_path):
     assert artifact.size_bytes > 27 * 8 * 4
 
 
+def test_a_shared_weight_counts_once(tmp_path):
+    dense = layers.Dense(6, use_bias=False)
+    x = keras.Input((6,))
+    model = keras.Model(x, dense(keras.ops.relu(dense(x))))
+    for target in ("stablehlo", "onnx"):
+        rows = kacc.convert(model, tmp_path / FLOAT[target], target).operations()
+        assert sum(row.bytes for row in rows) == 6 * 6 * 4
+        assert sum(row.macs for row in rows) == 2 * 6 * 6
+
+
 # What a process that has neither kacc nor Keras does with each.
 READERS = {
     "xla-cpu": """
@@ -198,12 +211,29 @@ class TestServed:
         for name, times in report["milliseconds"].items():
             assert report["xla"][name] == (times["xla"] < times["tensorflow"])
 
-    @pytest.mark.parametrize(("xla", "jit"), [("always", True), ("never", False)])
-    def test_xla_can_be_forced(self, xla, jit, models, tmp_path):
+    @pytest.mark.parametrize("faster", [{1}, {1, 2}, set()])
+    def test_the_faster_function_is_kept(self, faster, models, tmp_path, monkeypatch):
+        sizes = iter((1, 2))
+
+        def interleaved(calls, repeats):  # first without XLA, then with it
+            return np.array([[2.0], [1.0 if next(sizes) in faster else 3.0]])
+
+        monkeypatch.setattr(xla, "interleaved", interleaved)
+        artifact = kacc.convert(
+            models["residual"], tmp_path / "m", "xla-cpu", batch_sizes=(1, 2)
+        )
+        assert artifact.manifest.report["xla"] == {
+            "batch_1": 1 in faster,
+            "batch_2": 2 in faster,
+            "serving_default": faster == {1, 2},
+        }
+
+    @pytest.mark.parametrize(("mode", "jit"), [("always", True), ("never", False)])
+    def test_xla_can_be_forced(self, mode, jit, models, tmp_path):
         from tensorflow.core.protobuf import saved_model_pb2
 
         artifact = kacc.convert(
-            models["residual"], tmp_path / "m", "xla-cpu", xla=xla, batch_sizes=(2,)
+            models["residual"], tmp_path / "m", "xla-cpu", xla=mode, batch_sizes=(2,)
         )
         assert set(artifact.manifest.report["xla"].values()) == {jit}
         saved = saved_model_pb2.SavedModel.FromString(
@@ -252,6 +282,22 @@ class TestServed:
             signatures[request.model_spec.signature_name](**feeds)
             seen.append(request.model_spec.signature_name)
         assert seen == ["batch_2", "batch_4"]
+
+    def test_the_wire_of_warm_up_requests(self, tmp_path):
+        """The tags are those of TensorFlow Serving's own messages."""
+        import tensorflow as tf
+
+        x = TensorInfo("x", (None, 1), "int32")
+        warmup_requests(tmp_path / "requests", [x], {"s": 1})
+        (record,) = tf.data.TFRecordDataset(str(tmp_path / "requests"))
+        data = record.numpy()
+        assert data[0] == 6 << 3 | 2  # PredictionLog.predict_log
+        assert data[2] == 1 << 3 | 2  # PredictLog.request
+        # PredictRequest.model_spec: a ModelSpec with the signature_name "s".
+        assert data[4:9] == bytes([1 << 3 | 2, 3, 3 << 3 | 2, 1]) + b"s"
+        # PredictRequest.inputs: an entry of a map, its key "x", then its value.
+        assert data[9] == 2 << 3 | 2
+        assert data[11:15] == bytes([1 << 3 | 2, 1]) + b"x" + bytes([2 << 3 | 2])
 
     def test_tpus_get_batches_of_eights(self, models, tmp_path):
         model, x = models["residual"], samples("residual", 5)
