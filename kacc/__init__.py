@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, layers, pruning, schedules
+    from kacc import callbacks, clustering, layers, pruning, schedules
     from kacc.acceleration import accelerate
+    from kacc.clustering.model import cluster
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
     from kacc.converters.from_tf_keras import from_tf_keras
@@ -48,6 +49,8 @@ __all__ = [
     "__version__",
     "accelerate",
     "callbacks",
+    "cluster",
+    "clustering",
     "convert",
     "from_tf_keras",
     "layers",
@@ -78,6 +81,7 @@ _MODULES = {
     "UsageError": "kacc.core.errors",
     "Weight": "kacc.core.registry",
     "accelerate": "kacc.acceleration",
+    "cluster": "kacc.clustering.model",
     "convert": "kacc.converters.convert",
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
@@ -94,7 +98,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "layers", "pruning", "schedules"):
+    if name in ("callbacks", "clustering", "layers", "pruning", "schedules"):
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")

@@ -29,7 +29,8 @@ class _Attached:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Makes the layer or model that the config describes."""
-        for technique in ("quantization", "pruning"):  # each registers its transform
+        # Each registers its transform.
+        for technique in ("quantization", "pruning", "clustering"):
             importlib.import_module(f"kacc.{technique}")
         return importlib.import_module(cls.module).from_config(config)
 

@@ -8,10 +8,11 @@ import keras
 
 from kacc.core import attach, registry
 from kacc.core.errors import UsageError
+from kacc.core.registry import matrix_weights
 from kacc.core.transform import Transform
 from kacc.pruning.config import method_named, sparsity_checked, target_of
 from kacc.pruning.masks import update
-from kacc.pruning.transform import Prune, prunable_weights
+from kacc.pruning.transform import Prune
 from kacc.quantization.config import scheme_named
 from kacc.quantization.transform import Quantize
 
@@ -109,7 +110,7 @@ def PruneWrapper(  # noqa: N802  (the name is that of a Keras layer)
     spec = registry.find(layer)
     inputs = [w.inputs for w in spec.weights] if spec is not None else []
     if not any(axis is not None for axis in inputs) or (
-        layer.built and not list(prunable_weights(layer))
+        layer.built and not list(matrix_weights(layer))
     ):
         raise UsageError(
             "The layer must have weights that kacc can prune",

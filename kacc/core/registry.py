@@ -6,10 +6,12 @@ outside is added with `kacc.register_layer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+import keras
 
 from kacc.core.errors import UsageError
 
@@ -173,6 +175,28 @@ def find(operation: Any) -> LayerSpec | None:
             spec = _SPECS[base]
             return (spec.variant and spec.variant(operation)) or spec
     return None
+
+
+def matrix_weights(operation: Any) -> Iterator[tuple[Weight, Any]]:
+    """The float weights of a built layer that are summed over input channels.
+
+    They are what pruning and clustering work on: depthwise kernels and slopes are few,
+    and each of them counts (as tfmot, and Elsen et al. 2020, arXiv:1911.09723).
+
+    Args:
+        operation: a layer or operator.
+
+    Yields:
+        Each weight's row, and its variable.
+    """
+    spec = find(operation)
+    if spec is None or not isinstance(operation, keras.Layer) or not operation.built:
+        return
+    for weight in spec.weights:
+        variable = getattr(operation, weight.attribute, None)
+        is_float = isinstance(variable, keras.Variable) and "float" in variable.dtype
+        if weight.inputs is not None and is_float:
+            yield weight, variable
 
 
 def unsupported_reason(operation: Any) -> str | None:

@@ -22,10 +22,11 @@ class Rule:
         skip: whether the layers stay as they are.
         bits: of the layers' weights, 4 or 8, or None for what the scheme says.
         sparsity: for pruning, the share of their weights to remove.
+        clusters: for clustering, how many values their weights share.
 
     Raises:
-        UsageError: if the pattern is not a regular expression, `bits` another width, or
-            `sparsity` not from 0 to less than 1.
+        UsageError: if the pattern is not a regular expression, `bits` another width,
+            `sparsity` not from 0 to less than 1, or `clusters` not at least 2.
 
     Example:
         >>> import kacc
@@ -37,6 +38,7 @@ class Rule:
     skip: bool = False
     bits: int | None = None
     sparsity: float | None = None
+    clusters: int | None = None
 
     def __post_init__(self) -> None:
         if self.bits not in (None, 4, 8):
@@ -47,6 +49,8 @@ class Rule:
                 received=self.sparsity,
                 fix="0.75 removes three of four weights",
             )
+        if self.clusters is not None:
+            clusters_checked(self.clusters)
         try:
             re.compile(self.pattern)
         except (re.error, TypeError) as error:
@@ -59,6 +63,22 @@ class Rule:
     def matches(self, path: str) -> bool:
         """Whether the rule is for the layer at `path`."""
         return re.fullmatch(self.pattern, path) is not None
+
+
+def clusters_checked(clusters: Any) -> int:
+    """The number of clusters itself.
+
+    Raises:
+        UsageError: if it is not a whole number from 2 to 256.
+    """
+    is_int = isinstance(clusters, int) and not isinstance(clusters, bool)
+    if not is_int or not 2 <= clusters <= 256:
+        raise UsageError(
+            "Weights can share 2 to 256 values: more are no fewer than 8 bit integers",
+            received=clusters,
+            fix="Pass a whole number such as 16",
+        )
+    return int(clusters)
 
 
 def checked(rules: Sequence[Any]) -> Sequence[Rule]:

@@ -67,6 +67,13 @@ class Transform:
         """The value to compute with in the place of the weight's."""
         return value
 
+    def shares_scale(self, attribute: str) -> bool:
+        """Whether integers of a weight must have one scale for all its channels.
+
+        Where channels share values, scales of their own would make them many again.
+        """
+        return False
+
     def settle(self) -> None:
         """Writes into the weights what is to stay when the transform is taken off."""
 

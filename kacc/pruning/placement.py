@@ -8,9 +8,9 @@ from typing import Any
 
 from kacc.core import registry, rules
 from kacc.core.graph import Call, Graph, Tensor
+from kacc.core.registry import matrix_weights
 from kacc.core.rules import Rule
 from kacc.pruning.config import Block, Method, NOfM, target_of
-from kacc.pruning.transform import prunable_weights
 
 _RULE = "a rule skips it"
 _FIRST, _LAST = "it is the first layer", "it is the last layer"
@@ -70,7 +70,7 @@ def place(
 
 
 def _has_weights(operation: Any) -> bool:
-    return any(True for _ in prunable_weights(operation))
+    return any(True for _ in matrix_weights(operation))
 
 
 def _reason(call: Call, method: Method, rule: Rule | None) -> str | None:

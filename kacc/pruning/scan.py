@@ -12,11 +12,11 @@ import numpy as np
 
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
+from kacc.core.registry import matrix_weights
 from kacc.core.rules import Rule
 from kacc.pruning import functional
 from kacc.pruning.config import Method, method_named, sparsity_checked
 from kacc.pruning.placement import place
-from kacc.pruning.transform import prunable_weights
 
 LEVELS = (0.25, 0.5, 0.75, 0.9)
 _HALVINGS = 60  # of the interval in which the common loss is looked for
@@ -192,7 +192,7 @@ def sensitivity(
         for path, layer in layers.items()
     }
     sizes = {
-        path: sum(int(np.prod(v.shape)) for _, v in prunable_weights(layer))
+        path: sum(int(np.prod(v.shape)) for _, v in matrix_weights(layer))
         for path, layer in layers.items()
     }
     return Sensitivity(baseline, losses, sizes)
@@ -212,9 +212,9 @@ def _finite(loss: float, of: str) -> float:
 def _pruned_loss(
     model: keras.Model, data: Any, layer: Any, level: float, method: Method
 ) -> float:
-    before = [(variable, variable.numpy()) for _, variable in prunable_weights(layer)]
+    before = [(variable, variable.numpy()) for _, variable in matrix_weights(layer)]
     try:
-        for weight, variable in prunable_weights(layer):
+        for weight, variable in matrix_weights(layer):
             variable.assign(_pruned(method, weight, variable.numpy(), level))
         return _loss(model, data)
     finally:

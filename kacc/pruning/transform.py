@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kacc.core import registry
-from kacc.core.registry import Weight
+from kacc.core.registry import Weight, matrix_weights
 from kacc.core.transform import SPARSIFY, State, Transform, register_transform
 from kacc.pruning.config import method_named
 
@@ -80,7 +78,7 @@ class Prune(Transform):
     def build(self, operation: Any, state: State, prefix: str) -> None:
         """Creates the masks of a built layer; those that the state has are kept."""
         existing = {variable.name: variable for variable in state.variables}
-        for weight, variable in prunable_weights(operation):
+        for weight, variable in matrix_weights(operation):
             name = f"{prefix}{weight.attribute}_mask"
             if name not in existing:
                 existing[name] = state.create(name, variable.shape, initializer="ones")
@@ -107,22 +105,6 @@ class Prune(Transform):
             kept = tf.convert_to_tensor(one.mask.value) > 0
             # Not a product, which would make -0.0 of negative numbers.
             one.variable.assign(tf.where(kept, value, tf.zeros_like(value)))
-
-
-def prunable_weights(operation: Any) -> Iterator[tuple[Weight, Any]]:
-    """The weights of a built layer that can be pruned, with their variables.
-
-    They are those that are summed over input channels: depthwise kernels and slopes are
-    few, and each of them counts (as tfmot, and Elsen et al. 2020, arXiv:1911.09723).
-    """
-    spec = registry.find(operation)
-    if spec is None or not isinstance(operation, keras.Layer) or not operation.built:
-        return
-    for weight in spec.weights:
-        variable = getattr(operation, weight.attribute, None)
-        is_float = isinstance(variable, keras.Variable) and "float" in variable.dtype
-        if weight.inputs is not None and is_float:
-            yield weight, variable
 
 
 def prune_of(operation: Any) -> Prune | None:

@@ -156,13 +156,23 @@ class Quantize(Transform):
 
         It takes the largest weight of each channel for the last of 8 bit integers.
         """
-        return self.learned_steps or self.weight_bits != 8 or self.scheme.symmetric
+        own = self.learned_steps or self.weight_bits != 8 or self.scheme.symmetric
+        return own or any(map(self._shares_scale, self._channels))
+
+    def _shares_scale(self, attribute: str) -> bool:
+        """Whether an earlier transform wants one scale for all channels."""
+        transforms = attach.transforms_of(self._operation)
+        return any(transform.shares_scale(attribute) for transform in transforms)
+
+    def _axes(self, attribute: str) -> tuple[int, ...]:
+        """The axes of a weight that have scales of their own."""
+        return () if self._shares_scale(attribute) else self._channels[attribute]
 
     def weight(self, attribute: str, value: Any) -> Any:
         """The weight rounded to its integers."""
-        channels, bits = self._channels[attribute], self.weight_bits
+        bits = self.weight_bits
         if self.steps is None:
-            return functional.fake_quantize_weight(value, channels, bits)
+            return functional.fake_quantize_weight(value, self._axes(attribute), bits)
         if is_training() and not self.frozen:
             self.steps.count()
         return learned.quantize_by_step(value, self.weight_step(attribute, value), bits)
@@ -171,8 +181,8 @@ class Quantize(Transform):
         """The scale of each channel of a weight, of the weight's rank."""
         if self.steps is not None:
             return self.steps.step(attribute, value.shape, self.frozen)
-        channels = self._channels[attribute]
-        return functional.weight_scale(value, channels, self.weight_bits)
+        scale = functional.weight_scale(value, self._axes(attribute), self.weight_bits)
+        return tf.broadcast_to(scale, self._step_shape(attribute))
 
     def idle(self, value: Any) -> Any:
         """The value itself; what the optimizer trains gets gradients of zero."""
