@@ -68,9 +68,7 @@ def _settled(
     return centroids
 
 
-def _error(
-    ordered: np.ndarray, sums: list[np.ndarray], centroids: np.ndarray
-) -> float:
+def _error(ordered: np.ndarray, sums: list[np.ndarray], centroids: np.ndarray) -> float:
     """The sum of squared distances to the nearest centroid."""
     ends = _ends(ordered, centroids)
     one, two = (np.diff(total[ends]) for total in sums)

@@ -58,8 +58,8 @@ def cluster(
 
     Example:
         >>> import keras, kacc
-        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="a")])
-        >>> kacc.clustering.clusters(kacc.cluster(model, 4))
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(4, name="a")]
+        >>> kacc.clustering.clusters(kacc.cluster(keras.Sequential(layers), 4))
         {'a': 4}
     """
     attach_clustering(

@@ -22,6 +22,7 @@ from kacc.converters.samples import Samples, gather
 from kacc.converters.signature import signature_of
 from kacc.converters.targets import Target, target_called
 from kacc.converters.trace import freeze
+from kacc.core import attach, registry
 from kacc.core.errors import UsageError
 from kacc.core.files import digest
 from kacc.core.manifest import Manifest
@@ -184,7 +185,8 @@ def convert(
         request = of_quantized(model, request)
     elif row.integer:
         own = own_request(model, row.scheme, request, batch, options)
-        forced = BACKEND if options.given else backend
+        few = backend is None and _shares_values(model)
+        forced = BACKEND if options.given or few else backend
         request = replace(request, own=own, backend=forced)
     converted = row.handler(request)
     used = {"batch": batch, **({"io": io} if row.integer else {}), **export.given}
@@ -205,6 +207,15 @@ def _scheme_of(model: Any) -> str | None:
     from kacc import quantization
 
     return quantization.scheme_of(model)
+
+
+def _shares_values(model: Any) -> bool:
+    """Whether channels of a layer share values, which only kacc keeps as few."""
+    return any(
+        attach.shares_scale(layer, weight.attribute)
+        for layer in attach.attached(model)
+        for weight in getattr(registry.find(layer), "weights", ())
+    )
 
 
 def _calibrated(

@@ -119,6 +119,9 @@ def double(operation: Any) -> Any:
     spec = registry.find(operation)
     steps = attach.Steps(operation)
     if spec is not None and steps.transforms:
+        names = [weight.attribute for weight in spec.weights]
+        shared = [name for name in names if attach.shares_scale(operation, name)]
+        vars(twin)["_kacc_shares_scale"] = tuple(shared)
         for weight in spec.weights:
             value = getattr(operation, weight.attribute).value
             set_weight(twin, weight.attribute, steps.weight(weight.attribute, value))

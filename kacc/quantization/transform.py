@@ -157,16 +157,14 @@ class Quantize(Transform):
         It takes the largest weight of each channel for the last of 8 bit integers.
         """
         own = self.learned_steps or self.weight_bits != 8 or self.scheme.symmetric
-        return own or any(map(self._shares_scale, self._channels))
-
-    def _shares_scale(self, attribute: str) -> bool:
-        """Whether an earlier transform wants one scale for all channels."""
-        transforms = attach.transforms_of(self._operation)
-        return any(transform.shares_scale(attribute) for transform in transforms)
+        operation = self._operation
+        return own or any(attach.shares_scale(operation, a) for a in self._channels)
 
     def _axes(self, attribute: str) -> tuple[int, ...]:
         """The axes of a weight that have scales of their own."""
-        return () if self._shares_scale(attribute) else self._channels[attribute]
+        if attach.shares_scale(self._operation, attribute):
+            return ()
+        return self._channels[attribute]
 
     def weight(self, attribute: str, value: Any) -> Any:
         """The weight rounded to its integers."""
