@@ -1,8 +1,17 @@
 """Callbacks for `model.fit`."""
 
 from kacc.clustering.callback import WeightClustering
+from kacc.distillation.callback import Distillation
 from kacc.pruning.callback import Pruning
 from kacc.pruning.channels.callback import ChannelPruning
 from kacc.quantization.callback import QuantizationAwareTraining
+from kacc.regularization.callback import Regularization
 
-__all__ = ["ChannelPruning", "Pruning", "QuantizationAwareTraining", "WeightClustering"]
+__all__ = [
+    "ChannelPruning",
+    "Distillation",
+    "Pruning",
+    "QuantizationAwareTraining",
+    "Regularization",
+    "WeightClustering",
+]
