@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kacc.core.recipe import strip
     from kacc.core.registry import LayerSpec, Weight
     from kacc.core.rules import Rule
+    from kacc.ensembling.model import ensemble
     from kacc.measurement.measure import Measurement, measure
     from kacc.pruning.channels.pruner import prune_channels
     from kacc.pruning.model import prune
@@ -52,6 +53,7 @@ __all__ = [
     "cluster",
     "clustering",
     "convert",
+    "ensemble",
     "from_tf_keras",
     "layers",
     "measure",
@@ -83,6 +85,7 @@ _MODULES = {
     "accelerate": "kacc.acceleration",
     "cluster": "kacc.clustering.model",
     "convert": "kacc.converters.convert",
+    "ensemble": "kacc.ensembling.model",
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "microcontroller": "kacc.converters.microcontroller",
