@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kacc.quantization.simulation import simulate
     from kacc.splitting.model import split
     from kacc.support import register_layer
+    from kacc.transfer.pretrained import pretrained
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "measure",
     "microcontroller",
     "parity",
+    "pretrained",
     "prune",
     "prune_channels",
     "pruning",
@@ -90,6 +92,7 @@ _MODULES = {
     "measure": "kacc.measurement.measure",
     "microcontroller": "kacc.converters.microcontroller",
     "parity": "kacc.converters.parity",
+    "pretrained": "kacc.transfer.pretrained",
     "prune": "kacc.pruning.model",
     "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",

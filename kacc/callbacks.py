@@ -6,6 +6,7 @@ from kacc.pruning.callback import Pruning
 from kacc.pruning.channels.callback import ChannelPruning
 from kacc.quantization.callback import QuantizationAwareTraining
 from kacc.regularization.callback import Regularization
+from kacc.transfer.callback import Unfreezing
 
 __all__ = [
     "ChannelPruning",
@@ -13,5 +14,6 @@ __all__ = [
     "Pruning",
     "QuantizationAwareTraining",
     "Regularization",
+    "Unfreezing",
     "WeightClustering",
 ]

@@ -12,6 +12,25 @@ import keras
 _INITIAL = {"_accumulators": "initial_accumulator_value"}
 
 
+def extend_optimizer_of(model: keras.Model) -> None:
+    """Gives the optimizer of a model what the model trains by now.
+
+    Of what it knows already it keeps layers that are frozen for the moment.
+
+    Args:
+        model: compiled or not.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not optimizer.built:
+        return
+    trained = list(model.trainable_variables)
+    known = {id(v) for v in optimizer._trainable_variables} - set(map(id, trained))
+    if any(id(v) in known for v in model.variables):
+        wanted = known | set(map(id, trained))
+        trained = [v for v in model.variables if id(v) in wanted]
+    extend_optimizer(optimizer, trained)
+
+
 def extend_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
     """Builds an optimizer anew for more variables; what it knows of the others stays.
 

@@ -506,3 +506,9 @@ def test_a_model_says_whether_its_loss_takes_training():
 
     assert keras.Sequential([])._compute_loss_has_training_arg is True
     assert Own()._compute_loss_has_training_arg is False
+
+
+def test_a_frozen_layer_knows_what_it_would_train(dense):
+    dense.trainable = False
+    assert dense.trainable_variables == []
+    assert [v.name for v in dense._trainable_variables] == ["kernel", "bias"]
