@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, layers, pruning, schedules
+    from kacc import acceleration, callbacks, layers, measurement, pruning, schedules
     from kacc.acceleration import accelerate
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
@@ -47,11 +47,13 @@ __all__ = [
     "Weight",
     "__version__",
     "accelerate",
+    "acceleration",
     "callbacks",
     "convert",
     "from_tf_keras",
     "layers",
     "measure",
+    "measurement",
     "microcontroller",
     "parity",
     "prune",
@@ -64,6 +66,15 @@ __all__ = [
     "split",
     "strip",
 ]
+
+_PACKAGES = (
+    "acceleration",
+    "callbacks",
+    "layers",
+    "measurement",
+    "pruning",
+    "schedules",
+)
 
 # Where each public name lives.
 _MODULES = {
@@ -94,7 +105,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "layers", "pruning", "schedules"):
+    if name in _PACKAGES:
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")

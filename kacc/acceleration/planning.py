@@ -23,6 +23,8 @@ from kacc.core.errors import UsageError
 
 # A piece is kept if it saves this share of a step: less is within what machines vary.
 _WORTH = 0.03
+# Several steps in a call must save more: callbacks are called less often then.
+_WORTH_CALLBACKS = 0.1
 _STEPS = 8  # in one call, where that is tried
 
 # Together they take no longer than this, but for tracing and compiling.
@@ -134,7 +136,8 @@ def plan(
     mixed precision in bfloat16, on GPUs in float16 too; XLA on or off; several steps in
     a call. Steps are timed in turn, so that what disturbs one disturbs all. A setting
     is kept only if its first loss is that of the model as it is, within 3 % in half
-    precision and 0.1 % else. The model is left exactly as it was.
+    precision and 0.1 % else; several steps in a call only if they save a tenth, since
+    callbacks are called less often then. The model is left exactly as it was.
 
     Args:
         model: built and compiled Keras 3 model on the TensorFlow backend.
@@ -227,14 +230,14 @@ def _singles(model: keras.Model, short: bool) -> list[Setting]:
 
 def _together(rows: Sequence[Row]) -> list[Setting] | None:
     """The model as it is and all that was faster alone, or None if that is known."""
-    least = min((r.ratio for r in rows if r.setting.pieces <= 1), default=1.0)
     fused = next((r for r in rows if r.setting == Setting(fused=True)), None)
-    floor = fused.ratio if fused is not None and fused.is_faster else min(1.0, least)
+    floor = 1.0 if fused is None else min(1.0, fused.ratio)
     good = [
         row
         for row in rows
-        if row.is_faster and row.setting.pieces - row.setting.fused == 1
-        if row.ratio <= (floor if fused is not None else 1.0) * (1 - _WORTH)
+        if row.is_faster
+        and row.setting.pieces - row.setting.fused == 1
+        and row.ratio <= floor * (1 - _least(row))
         and not row.setting.rematerialized
     ]
     dtypes = sorted((r for r in good if r.setting.dtype), key=lambda r: r.ratio)
@@ -250,6 +253,11 @@ def _together(rows: Sequence[Row]) -> list[Setting] | None:
             steps=row.setting.steps or merged.steps,
         )
     return [Setting(), merged]
+
+
+def _least(row: Row) -> float:
+    """The share of a step that a setting must save."""
+    return _WORTH_CALLBACKS if row.setting.steps else _WORTH
 
 
 def _run(
@@ -326,6 +334,9 @@ def _choice(rows: Sequence[Row], memory: float | None) -> tuple[Setting, str]:
         best = min(fitting, key=lambda row: row.ratio)
         return best.setting, f"the fastest that fits, {best.ratio:.2f} of the step"
     faster = [row for row in rows[1:] if row.is_faster]
+    without = min((r.ratio for r in faster if not r.setting.steps), default=1.0)
+    worth = without * (1 - _WORTH_CALLBACKS)
+    faster = [row for row in faster if not row.setting.steps or row.ratio <= worth]
     if not faster:
         return Setting(), "nothing was faster by more than the spread"
     best = min(faster, key=lambda row: row.ratio)

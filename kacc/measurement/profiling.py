@@ -16,7 +16,6 @@ import numpy as np
 from kacc.acceleration.batches import batches, check_data, first_batch
 from kacc.acceleration.changes import check_model
 from kacc.acceleration.execution import check_count, compile_step, several_steps
-from kacc.acceleration.layer import FusedBatchNormalization
 from kacc.acceleration.trial import untouched
 from kacc.core import attach
 from kacc.core.errors import UsageError
@@ -24,6 +23,7 @@ from kacc.measurement.trace import OPTIMIZER, REST, scoped, trace_times
 
 _WARM_UP = 3
 _SHOWN = 12  # layers in the table; the others are one line
+_WORTH = 0.1  # share of a step that is worth a word
 INPUT = "input pipeline"
 
 
@@ -106,7 +106,11 @@ class Profile:
             f"step with its batch {self.with_data_ms:.2f} ms. The step's operations "
             f"take {self.operations_ms:.2f} ms in all threads."
         )
-        return Group(table, times, self.advice)
+        kinds = Counter[str]()
+        for part in self.parts:
+            kinds[part.kind] += part.share  # type: ignore[assignment]
+        by_kind = ", ".join(f"{k} {v:.0%}" for k, v in kinds.most_common(4) if k)
+        return Group(table, times, f"By kind: {by_kind}.", self.advice)
 
 
 _FIGURES = ("forward_ms", "backward_ms", "share")
@@ -153,7 +157,7 @@ def profile(
             fix="Compile it with run_eagerly=False",
         )
     batch = first_batch(data, batch_size)
-    batch_ms = _per_batch(data, batch_size, steps, lambda _: None)
+    batch_ms = _batch_ms(data, batch_size, steps)
     with untouched(model), scoped(model) as layers:
         if model.jit_compile:
             compile_step(model, False)
@@ -166,40 +170,57 @@ def profile(
 
         for _ in range(_WARM_UP):
             run()
-        step_ms = float(np.median([_ms(run) for _ in range(steps)]))
-        with_data_ms = _per_batch(data, batch_size, steps, run)
+        step_ms, with_data_ms = _steps(run, data, batch_size, steps)
         times = trace_times(run, steps)
     owners = {str(n): x for n, x in enumerate(layers)}
-    wait = max(0.0, with_data_ms - step_ms)
+    # A step waits no longer for a batch than that takes alone: the rest is noise.
+    wait = min(max(0.0, with_data_ms - step_ms), batch_ms)
+    with_data_ms = step_ms + wait
     parts = _parts(times, owners, step_ms, wait)
     return Profile(
         model.name,
         parts,
         step_ms,
         batch_ms,
-        max(with_data_ms, step_ms),
+        with_data_ms,
         sum(times.values()) * 1e3,
-        _advice(parts[0], {x.path or x.name: x for x in layers}, batch_ms, step_ms),
+        _advice(parts, {x.path or x.name: x for x in layers}, batch_ms, step_ms),
     )
 
 
-def _per_batch(
-    data: Any, batch_size: int, steps: int, use: Callable[[Any], None]
-) -> float:
-    """Milliseconds from one batch to the next, the median, with what uses them."""
+def _batch_ms(data: Any, batch_size: int, steps: int) -> float:
+    """Milliseconds from one batch to the next, the median, without steps."""
     source = batches(data, batch_size)
-    use(next(source))  # pipelines start with it
-    seen: list[float] = []
-    started = time.perf_counter()
-    for batch in itertools.islice(source, steps):
-        use(batch)
-        now = time.perf_counter()
-        seen.append((now - started) * 1e3)
-        started = now
-    return float(np.median(seen)) if seen else 0.0
+    next(source)  # pipelines start with it
+    return _median([_ms(lambda: next(source, None)) for _ in range(steps)])
 
 
-def _ms(run: Callable[[], None]) -> float:
+def _steps(
+    run: Callable[..., None], data: Any, batch_size: int, steps: int
+) -> tuple[float, float]:
+    """Milliseconds of a step, and of one that gets its batch; one of each in turn.
+
+    A pipeline that works ahead does so during the step between two batches as well, so
+    that one goes before each of those that count.
+    """
+    source = itertools.chain.from_iterable(
+        batches(data, batch_size) for _ in itertools.count()
+    )
+    run(next(source))
+    alone: list[float] = []
+    fed: list[float] = []
+    for _ in range(steps):
+        alone.append(_ms(run))
+        run(next(source))
+        fed.append(_ms(lambda: run(next(source))))
+    return _median(alone), _median(fed)
+
+
+def _median(values: list[float]) -> float:
+    return float(np.median(values))
+
+
+def _ms(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return (time.perf_counter() - started) * 1e3
@@ -228,30 +249,40 @@ def _parts(
     return tuple(sorted(parts, key=lambda part: -part.share))
 
 
-def _advice(part: Part, layers: dict[str, Any], batch: float, step: float) -> str:
-    """One or two sentences: what takes most, and what to do."""
-    start = f"The bottleneck is {part.name}, {part.share:.0%} of the time. "
-    if part.name == INPUT:
+def _advice(
+    parts: tuple[Part, ...], layers: dict[str, Any], batch: float, step: float
+) -> str:
+    """What takes most, and what to do."""
+    first = parts[0]
+    start = f"The bottleneck is {first.name}, {first.share:.0%} of the time. "
+    if first.name == INPUT:
         return start + (
             f"A batch takes {batch:.1f} ms and a step {step:.1f} ms: map with "
             "num_parallel_calls=tf.data.AUTOTUNE, cache what stays the same, and end "
             "the pipeline with .prefetch(tf.data.AUTOTUNE)."
         )
-    if part.name == OPTIMIZER:
+    if first.name == OPTIMIZER:
         return start + (
             "Larger batches or kacc.acceleration.accumulate_gradients update less "
             "often; kacc.acceleration.choose_optimizer compares others."
         )
-    layer = layers.get(part.name)
-    if isinstance(layer, keras.layers.BatchNormalization) and (
-        attach.base_class(layer) is not FusedBatchNormalization
-    ):
-        return start + "kacc.accelerate(model) fuses batch normalizations."
-    if layer is None:
-        return start + "Look for metrics and losses that are computed in many steps."
+    unfused = sum(p.share for p in parts if _is_unfused(layers.get(p.name)))
+    if unfused > _WORTH:
+        return start + (
+            f"Batch normalizations take {unfused:.0%}: kacc.accelerate(model) fuses "
+            "them."
+        )
+    if first.name not in layers:
+        return start + "Look for metrics and losses that are computed in each step."
     return start + (
         "kacc.acceleration.plan(model, data) measures what makes the step faster; "
         "kacc.prune_channels makes the layers smaller."
+    )
+
+
+def _is_unfused(layer: Any) -> bool:
+    return layer is not None and (
+        attach.base_class(layer) is keras.layers.BatchNormalization
     )
 
 

@@ -14,7 +14,8 @@ shapes = st.lists(st.integers(1, 6), min_size=2, max_size=5).filter(
 # Half the distance of float32 numbers at 1: the relative error of one operation.
 ROUNDING = 2.0**-24
 # A sum of n rounded terms is wrong by at most this times sqrt(n) roundings of the sum
-# of their sizes, but for one sum in 3e7 (Higham and Mary 2019, SIAM J. Sci. Comput. 41).
+# of their sizes, but for one sum in 3e7 (Higham and Mary 2019,
+# doi:10.1137/18M1226312).
 DEVIATIONS = 6
 
 

@@ -1,4 +1,4 @@
-"""XLA, several steps in a call, accumulation, rematerialization, schedules, averages."""
+"""XLA, steps in a call, accumulation, rematerialization, schedules, averages."""
 
 import keras
 import numpy as np
@@ -188,7 +188,8 @@ def test_averages_are_those_of_the_weights(make, data, built):
     # Keras starts from the first update's weights where the optimizer is new.
     average = seen[0] if built else seen[1]
     for weights in seen[1:] if built else seen[2:]:
-        average = [momentum * a + (1 - momentum) * w for a, w in zip(average, weights)]
+        pairs = zip(average, weights, strict=True)
+        average = [momentum * a + (1 - momentum) * w for a, w in pairs]
     for a, w in zip(average, model.trainable_weights, strict=True):
         np.testing.assert_allclose(w, a, atol=1e-6)
 

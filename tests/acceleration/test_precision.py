@@ -106,7 +106,7 @@ def test_other_policies_are_left_alone():
         ]
     )
     done = mixed_precision(model)
-    assert done.kept["double"] == "its dtype policy is float64"
+    assert "its dtype policy is float64" in done.kept.values()
     assert model.get_layer("half").compute_dtype == "bfloat16"
     restore(model)
     assert policies(model)["half"] == "mixed_float16"
