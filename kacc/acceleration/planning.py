@@ -136,8 +136,9 @@ def plan(
     mixed precision in bfloat16, on GPUs in float16 too; XLA on or off; several steps in
     a call. Steps are timed in turn, so that what disturbs one disturbs all. A setting
     is kept only if its first loss is that of the model as it is, within 3 % in half
-    precision and 0.1 % else; several steps in a call only if they save a tenth, since
-    callbacks are called less often then. The model is left exactly as it was.
+    precision or of a quantized model and 0.1 % else; several steps in a call only if
+    they save a tenth, since callbacks are called less often then. The model is left
+    exactly as it was.
 
     Args:
         model: built and compiled Keras 3 model on the TensorFlow backend.
@@ -313,9 +314,7 @@ def _refused(trial: Trial, base: Trial, memory: float | None) -> str | None:
     compared = trial.steps == 1
     if not np.isfinite(trial.loss) and np.isfinite(base.loss):
         return f"its loss is {trial.loss}"
-    if compared and not difference <= trial.setting.tolerance * max(
-        abs(base.loss), 1e-3
-    ):
+    if compared and not difference <= trial.tolerance * max(abs(base.loss), 1e-3):
         return f"it computes another loss: {trial.loss:.6g} for {base.loss:.6g}"
     if memory is not None and trial.peak is not None and trial.peak > memory:
         return "it takes more memory than there is"

@@ -52,15 +52,15 @@ class Setting:
         given = (self.fused, self.dtype, self.xla is not None, self.steps)
         return sum(bool(piece) for piece in (*given, self.rematerialized))
 
-    @property
-    def tolerance(self) -> float:
+    def tolerance(self, quantized: bool) -> float:
         """By how much the loss may differ, as a share of it: float32 rounds to 6e-8.
 
-        Sums of thousands of terms in another order differ by 1e-4 at most; half
+        Sums of thousands of terms in another order differ by 1e-4 at most. Half
         precision rounds each value to 1/256 (bfloat16), and errors of a network's
-        layers add up to some of these.
+        layers add up to some of these. So do those of quantization, where the least
+        difference may become one of a whole step.
         """
-        return 3e-2 if self.dtype else 1e-3
+        return 3e-2 if self.dtype or quantized else 1e-3
 
     def apply(self, model: keras.Model) -> None:
         """Switches the pieces on, in place."""

@@ -18,6 +18,7 @@ from kacc.acceleration.changes import notes, set_notes, set_optimizer
 from kacc.acceleration.memory import peak_of
 from kacc.acceleration.model import restore
 from kacc.acceleration.setting import Setting
+from kacc.core import attach
 
 _WARM_UP = 3  # calls before those that count: they fill pools and caches
 _LEAST = 5  # rounds that a median is taken of even if they take longer
@@ -32,6 +33,8 @@ class Trial:
         run: one call of the step; it returns when the work is done.
         loss: of the first step from the model's weights, or the mean of as many as
             there are in a call.
+        tolerance: by how much the loss may differ from that of the model as it is, as a
+            share of it.
         peak: bytes that a step takes beyond what is there before.
         failure: why it could not be run.
         seconds: of each round, for one step.
@@ -40,6 +43,7 @@ class Trial:
     setting: Setting
     run: Any = None
     loss: float = float("nan")
+    tolerance: float = 0.0
     peak: int | None = None
     failure: str | None = None
     seconds: np.ndarray | None = None
@@ -139,7 +143,7 @@ def prepare(
 
     What fails is a trial with its reason. Inside `untouched`.
     """
-    trial = Trial(setting)
+    trial = Trial(setting, tolerance=setting.tolerance(_is_quantized(model)))
     snapshot.put_back()
     data = iter(tf.data.Dataset.from_tensors(batch).repeat())
     try:
@@ -197,6 +201,12 @@ def measure(trials: Sequence[Trial], rounds: int, seconds: float, advance: Any) 
             gc.enable()
     for trial, times in zip(able, np.array(taken).T, strict=True):
         trial.seconds = times
+
+
+def _is_quantized(model: keras.Model) -> bool:
+    """Whether tensors go through transforms, which round them."""
+    transforms = (t for x in attach.attached(model) for t in attach.transforms_of(x))
+    return any(t.enabled and not t.weights_only for t in transforms)
 
 
 def _first_line(error: Exception) -> str:

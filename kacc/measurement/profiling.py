@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +105,11 @@ class Profile:
             f"step with its batch {self.with_data_ms:.2f} ms. The step's operations "
             f"take {self.operations_ms:.2f} ms in all threads."
         )
-        kinds = Counter[str]()
+        kinds: dict[str, float] = {}
         for part in self.parts:
-            kinds[part.kind] += part.share  # type: ignore[assignment]
-        by_kind = ", ".join(f"{k} {v:.0%}" for k, v in kinds.most_common(4) if k)
+            kinds[part.kind] = kinds.get(part.kind, 0.0) + part.share
+        largest = sorted((k for k in kinds if k), key=lambda k: -kinds[k])[:4]
+        by_kind = ", ".join(f"{kind} {kinds[kind]:.0%}" for kind in largest)
         return Group(table, times, f"By kind: {by_kind}.", self.advice)
 
 
@@ -227,14 +227,17 @@ def _ms(run: Callable[[], object]) -> float:
 
 
 def _parts(
-    times: Counter[tuple[str, bool]], owners: dict[str, Any], step: float, wait: float
+    times: Mapping[tuple[str, bool], float],
+    owners: dict[str, Any],
+    step: float,
+    wait: float,
 ) -> tuple[Part, ...]:
     """All parts, the largest first."""
     total = sum(times.values()) or 1.0
     in_step = step / (step + wait) if step + wait else 0.0
     parts = [Part(INPUT, "", wait, 0.0, 1 - in_step)]
     for name in dict.fromkeys(name for name, _ in times):
-        forward, backward = (times[name, way] for way in (False, True))
+        forward, backward = (times.get((name, way), 0.0) for way in (False, True))
         layer = owners.get(name)
         shown = {OPTIMIZER: OPTIMIZER, REST: "loss, metrics, rest"}.get(name, "")
         parts.append(

@@ -7,7 +7,7 @@ import functools
 import re
 import tempfile
 import types
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def _in_scope(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return called
 
 
-def trace_times(run: Callable[[], Any], steps: int) -> Counter[tuple[str, bool]]:
+def trace_times(run: Callable[[], Any], steps: int) -> dict[tuple[str, bool], float]:
     """Seconds of the operations of one step, by owner and direction.
 
     Args:
@@ -88,7 +88,7 @@ def trace_times(run: Callable[[], Any], steps: int) -> Counter[tuple[str, bool]]
         if not found:
             raise KaccError("TensorFlow's profiler wrote no trace")
         space = _planes().XSpace.FromString(found[0].read_bytes())
-    times: Counter[tuple[str, bool]] = Counter()
+    times: dict[tuple[str, bool], float] = defaultdict(float)
     for name, seconds in _events(space):
         times[owner(name)] += seconds / steps
     return times

@@ -135,6 +135,16 @@ def test_another_loss_is_refused(make, data, monkeypatch):
     assert other.refused.startswith("it computes another loss")
 
 
+def test_roundings_of_quantized_models_may_differ(make):
+    model, setting = make(), Setting(fused=True)
+    assert setting.tolerance(trials._is_quantized(model)) == 1e-3
+    kacc.prune(model, 0.5)
+    assert not trials._is_quantized(model)
+    kacc.quantize(model)
+    assert setting.tolerance(trials._is_quantized(model)) == 3e-2
+    assert Setting(dtype="bfloat16").tolerance(False) == 3e-2
+
+
 @pytest.mark.parametrize("kind", ["arrays", "dataset", "pydataset"])
 def test_kinds_of_data(make, data, kind):
     class Batches(keras.utils.PyDataset):
