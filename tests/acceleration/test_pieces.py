@@ -74,7 +74,10 @@ def test_accumulation_goes_with_learned_steps(make, data):
     accumulate_gradients(model, 2)
     kacc.quantize(model, learned_steps=True)
     fit(model, data)
-    assert int(model.optimizer.iterations) == 4 + 2
+    optimizer = model.optimizer
+    # 4 updates, and 4 steps for 2 more.
+    assert int(optimizer.iterations) == 4 + 2
+    assert any(v is optimizer._iterations for v in optimizer.variables)
 
 
 def deep(make_activation="gelu"):

@@ -42,9 +42,9 @@ def test_the_slow_layer_is_named():
     )
     before = model.get_weights()
     result = profile(model, data_of(model), steps=3)
-    assert result.bottleneck == "large"
+    assert result.bottleneck.endswith("large")
     assert "large" in result.advice
-    parts = {part.name: part for part in result.parts}
+    parts = {part.name.split("/")[-1]: part for part in result.parts}
     assert parts["large"].kind == "Conv2D"
     assert parts["large"].backward_ms > 0
     assert parts["large"].share > 3 * parts["small"].share
