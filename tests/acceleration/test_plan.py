@@ -67,18 +67,15 @@ def test_a_plan_leaves_the_model_as_it_was(make, data, trained):
 
 def test_what_is_tried(make, data):
     rows = {str(row.setting): row for row in quick(make(), data, memory=1e12).rows}
-    assert (
-        list(rows)
-        == [
-            "as it is",
-            "fused batch normalization",
-            "fused batch normalization + bfloat16",
-            "fused batch normalization + XLA",
-            "fused batch normalization + 8 steps in a call",
-            "fused batch normalization + rematerialization",
-        ]
-        or len(rows) == 7
-    )  # what was faster alone is tried together
+    # What was faster alone is tried together, in a seventh row.
+    assert list(rows)[:6] == [
+        "as it is",
+        "fused batch normalization",
+        "fused batch normalization + bfloat16",
+        "fused batch normalization + XLA",
+        "fused batch normalization + 8 steps in a call",
+        "fused batch normalization + rematerialization",
+    ]
     base = rows["as it is"]
     assert base.ratio == base.low == base.high == 1
     fused = rows["fused batch normalization"]
