@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, clustering, layers, pruning, schedules
+    from kacc import (
+        acceleration,
+        callbacks,
+        clustering,
+        layers,
+        measurement,
+        pruning,
+        schedules,
+    )
     from kacc.acceleration import accelerate
     from kacc.clustering.model import cluster
     from kacc.converters.artifact import Artifact
@@ -50,6 +58,7 @@ __all__ = [
     "Weight",
     "__version__",
     "accelerate",
+    "acceleration",
     "callbacks",
     "cluster",
     "clustering",
@@ -58,6 +67,7 @@ __all__ = [
     "from_tf_keras",
     "layers",
     "measure",
+    "measurement",
     "microcontroller",
     "parity",
     "pretrained",
@@ -71,6 +81,16 @@ __all__ = [
     "split",
     "strip",
 ]
+
+_PACKAGES = (
+    "acceleration",
+    "callbacks",
+    "clustering",
+    "layers",
+    "measurement",
+    "pruning",
+    "schedules",
+)
 
 # Where each public name lives.
 _MODULES = {
@@ -104,7 +124,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "clustering", "layers", "pruning", "schedules"):
+    if name in _PACKAGES:
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")

@@ -26,7 +26,7 @@ def _classifier():
     return model
 
 
-TRAINING, PRUNING, SPLIT, SERVERS = re.findall(
+TRAINING, PRUNING, FASTER, SPLIT, SERVERS = re.findall(
     r"```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -46,6 +46,15 @@ def test_training_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     _run(TRAINING, tmp_path, monkeypatch)
     assert {"model.tflite", "ptq.tflite"} <= {p.name for p in tmp_path.iterdir()}
     assert "1 LSB" in capsys.readouterr().out
+
+
+def test_faster_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    names = _run(FASTER, tmp_path, monkeypatch)
+    shown = capsys.readouterr().out
+    assert "The bottleneck is" in shown
+    assert "Keeps" in shown
+    classes = {type(layer) for layer in names["model"].layers}
+    assert keras.layers.BatchNormalization in classes  # not the fused one
 
 
 def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
