@@ -26,7 +26,7 @@ def _classifier():
     return model
 
 
-TRAINING, PRUNING, FASTER, SPLIT, SERVERS = re.findall(
+TRAINING, PRUNING, TEACHERS, FASTER, SPLIT, SERVERS = re.findall(
     r"```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -65,6 +65,14 @@ def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
     zeros = np.sum(middle == 0)
     assert zeros == 0.75 * middle.size
     assert artifact.sparsity >= zeros / sum(kernel.size for kernel in kernels)
+
+
+def test_example_of_teachers_runs_as_it_stands(tmp_path, monkeypatch):
+    names = _run(TEACHERS, tmp_path, monkeypatch)
+    found = kacc.clustering.clusters(names["model"])
+    assert found
+    assert max(found.values()) <= 16
+    assert names["both"].output_shape == (None, 3)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -90,7 +90,7 @@ def train_head(
     numbers = class_numbers(answers[0], labels)
     if numbers is not None:
         labels = numbers
-    classes = int(graph.outputs[0].shape[-1])
+    classes = answers[0].shape[-1]
     head = layers.Dense(classes, None if numbers is None else "softmax", name="stacked")
     joined = keras.Input((*answers[0].shape[1:-1], len(models) * classes))
     trainer = keras.Model(joined, head(joined))
