@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, layers, pruning, schedules
+    from kacc import callbacks, factorization, layers, pruning, schedules
     from kacc.acceleration import accelerate
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kacc.core.recipe import strip
     from kacc.core.registry import LayerSpec, Weight
     from kacc.core.rules import Rule
+    from kacc.factorization.model import factorize
     from kacc.measurement.measure import Measurement, measure
     from kacc.pruning.channels.pruner import prune_channels
     from kacc.pruning.model import prune
@@ -49,6 +50,8 @@ __all__ = [
     "accelerate",
     "callbacks",
     "convert",
+    "factorization",
+    "factorize",
     "from_tf_keras",
     "layers",
     "measure",
@@ -79,6 +82,7 @@ _MODULES = {
     "Weight": "kacc.core.registry",
     "accelerate": "kacc.acceleration",
     "convert": "kacc.converters.convert",
+    "factorize": "kacc.factorization.model",
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "microcontroller": "kacc.converters.microcontroller",
@@ -94,7 +98,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "layers", "pruning", "schedules"):
+    if name in ("callbacks", "factorization", "layers", "pruning", "schedules"):
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")
