@@ -33,7 +33,14 @@ def choose(
     """
     if not costs:
         return []
-    cheapest = [int(np.argmin(layer)) for layer in costs]
+    best_of_all = [int(np.argmin(layer)) for layer in losses]
+    total = sum(layer[n] for layer, n in zip(costs, best_of_all, strict=True))
+    if total <= budget * (1 + 1e-9):
+        return best_of_all
+    cheapest = [
+        min(range(len(layer)), key=lambda n, c=layer, w=loss: (c[n], w[n]))
+        for layer, loss in zip(costs, losses, strict=True)
+    ]
     if sum(min(layer) for layer in costs) >= budget:
         return cheapest
     fixed = sum(min(layer) for layer in costs)
