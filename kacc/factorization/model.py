@@ -22,9 +22,11 @@ from kacc.factorization.choice import Chosen, at_energy, at_ranks, under_budget
 from kacc.factorization.config import Rank, Request, request_of
 from kacc.factorization.measuring import measure_inputs
 from kacc.factorization.rebuild import Factored
+from kacc.factorization.refit import refit
 from kacc.factorization.report import LayerReport
 
 SAMPLES = 1024  # of the calibration data, at most
+REFITTED = 16  # batches of them that last factors are refitted to
 
 
 def factorize(
@@ -76,7 +78,8 @@ def factorize(
             "auto", which takes for each layer what keeps the most at its cost.
         calibration: samples, of which up to 1,024 are taken: arrays, (inputs, labels),
             or what yields batches. Then the errors of outputs are minimized instead of
-            those of weights, and biases make up for constant ones, so that less
+            those of weights, biases make up for constant ones, and each last factor is
+            refitted to what the model with factors before it makes, so that less
             fine-tuning is needed. Kernels of more than 5,000 inputs go without.
         round_to: ranks of a budget or energy are multiples of it.
         rules: exceptions by layer path; with `skip=True` a layer stays as it is.
@@ -132,6 +135,7 @@ class FactorizationPlan:
         layers: what is done to each layer with kernels, or why nothing.
         achieved: the share of the cost that is left; None without a budget.
         wanted: the share that was asked for.
+        batches: that the last factors are refitted to, or nothing.
     """
 
     model: keras.Model
@@ -140,10 +144,11 @@ class FactorizationPlan:
     layers: tuple[LayerReport, ...]
     achieved: float | None = None
     wanted: float | None = None
+    batches: Sequence[Any] = ()
 
     def build(self) -> keras.Model:
         """The factored model."""
-        return built(self.model, self.graph, self.chosen)
+        return built(self.model, self.graph, self.chosen, self.batches)
 
     @property
     def warning(self) -> str:
@@ -205,18 +210,30 @@ def plan(
     paths = [call.path for call in graph.calls]
     targets, others = targets_of(graph, resolve(checked(rules), paths))
     _require_matches(request, paths)
-    if calibration is not None:
-        measure_inputs(model, graph, targets, batches(calibration, SAMPLES))
+    samples = [] if calibration is None else list(batches(calibration, SAMPLES))
+    if samples:
+        measure_inputs(model, graph, targets, samples)
     chosen, achieved = _choose(model, graph, targets, request)
     layers = _reports(graph, targets, chosen, others)
     wanted = request.budget.share if request.budget else None
-    return FactorizationPlan(model, graph, chosen, layers, achieved, wanted)
+    return FactorizationPlan(
+        model, graph, chosen, layers, achieved, wanted, samples[:REFITTED]
+    )
 
 
-def built(model: keras.Model, graph: Graph, chosen: Sequence[Chosen]) -> keras.Model:
-    """A model with the chosen layers factored."""
+def built(
+    model: keras.Model,
+    graph: Graph,
+    chosen: Sequence[Chosen],
+    batches: Sequence[Any] = (),
+) -> keras.Model:
+    """A model with the chosen layers factored, and refitted if there are batches."""
     table = {id(one.target.layer): (one.target, one.option) for one in chosen}
-    return Factored(model, graph, table).model()
+    rebuild = Factored(model, graph, table)
+    smaller = rebuild.model()
+    if len(batches):
+        refit(rebuild, batches)
+    return smaller
 
 
 def require_plain(model: Any) -> None:
