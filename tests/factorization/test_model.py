@@ -25,16 +25,28 @@ def _model(width=32):
     return keras.Model(image, layers.Dense(10, name="head")(x), name="model")
 
 
-@pytest.mark.parametrize("name", ["macs", "params", "bytes"])
-@pytest.mark.parametrize("method", ["auto", "channel", "spatial", "tucker"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(("macs", method) for method in ("auto", "channel", "spatial", "tucker")),
+        ("params", "auto"),
+        ("bytes", "auto"),
+    ],
+)
 def test_budgets_by_name(name, method):
     model = _model()
     for share in (0.7, 0.3):
         smaller = kacc.factorize(model, **{name: share}, method=method)
         reached = cost.NAMED[name](smaller) / cost.NAMED[name](model)
         assert share * 0.95 <= reached <= share
-        by_cost = kacc.factorize(model, share=share, cost=name, method=method)
-        assert cost.params(by_cost) == cost.params(smaller)
+
+
+def test_a_share_of_a_cost_is_the_same_budget():
+    by_cost, by_name = (
+        plan(_model(), share=0.5, cost="bytes"),
+        plan(_model(), bytes=0.5),
+    )
+    assert [x.params for x in by_cost.layers] == [x.params for x in by_name.layers]
 
 
 def test_auto_keeps_at_least_what_each_method_keeps():

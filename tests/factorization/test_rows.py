@@ -30,7 +30,7 @@ def _parts(model):
     st.sampled_from(("channel", "spatial", "tucker", "auto")),
     st.booleans(),
 )
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_convolutions(drawn, method, with_data):
     layer, shape = drawn
     model = of_layer(layer, shape)
@@ -43,7 +43,7 @@ def test_convolutions(drawn, method, with_data):
 
 
 @given(convolutions(), st.sampled_from(("channel", "spatial", "tucker")))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_costs_of_convolutions_are_those_of_the_new_layers(drawn, method):
     layer, shape = drawn
     model = of_layer(layer, shape)
