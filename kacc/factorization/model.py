@@ -18,7 +18,13 @@ from kacc.core.rules import Rule, checked, resolve
 from kacc.core.samples import batches
 from kacc.factorization import report as reporting
 from kacc.factorization.candidates import Option, Target, targets_of
-from kacc.factorization.choice import Chosen, at_energy, at_ranks, under_budget
+from kacc.factorization.choice import (
+    Chosen,
+    at_energy,
+    at_ranks,
+    under_budget,
+    why_left,
+)
 from kacc.factorization.config import Rank, Request, request_of
 from kacc.factorization.measuring import measure_inputs
 from kacc.factorization.rebuild import Factored
@@ -214,7 +220,7 @@ def plan(
     if samples:
         measure_inputs(model, graph, targets, samples)
     chosen, achieved = _choose(model, graph, targets, request)
-    layers = _reports(graph, targets, chosen, others)
+    layers = _reports(graph, targets, chosen, others, request)
     wanted = request.budget.share if request.budget else None
     return FactorizationPlan(
         model, graph, chosen, layers, achieved, wanted, samples[:REFITTED]
@@ -301,10 +307,10 @@ def _untouched(layer: Any, path: str, macs: int, reason: str) -> LayerReport:
     return LayerReport(path, kind, None, (), (), *same, 1.0, reason)
 
 
-def _row(target: Target, option: Option | None) -> LayerReport:
+def _row(target: Target, option: Option | None, request: Request) -> LayerReport:
     before = target.costs
     if option is None:
-        reason = "factors would save nothing, or lose more than elsewhere"
+        reason = why_left(target, request)
         return _untouched(target.layer, target.path, int(before["macs"]), reason)
     return LayerReport(
         target.path,
@@ -323,10 +329,11 @@ def _reports(
     targets: Sequence[Target],
     chosen: Sequence[Chosen],
     others: Mapping[str, tuple[Any, str]],
+    request: Request,
 ) -> tuple[LayerReport, ...]:
     """A row for each layer with kernels, in the order of the model."""
     options = {one.target.path: one.option for one in chosen}
-    rows = {t.path: _row(t, options.get(t.path)) for t in targets}
+    rows = {t.path: _row(t, options.get(t.path), request) for t in targets}
     for path, (layer, reason) in others.items():
         calls = [call for call in graph.calls if call.operation is layer]
         count = sum(macs_of(call) or 0 for call in calls)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
+from scipy.sparse.linalg import ArpackError, svds
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -31,7 +34,10 @@ def leading(matrix: np.ndarray, count: int | None = None) -> Triple:
     """
     size = min(matrix.shape)
     count = size if count is None else min(count, size)
-    return lanczos(matrix, count) if is_few(matrix, count) else full(matrix, count)
+    if is_few(matrix, count):
+        with contextlib.suppress(ArpackError):  # of zeros, or many equal values
+            return lanczos(matrix, count)
+    return full(matrix, count)
 
 
 def is_few(matrix: np.ndarray, count: int) -> bool:
@@ -48,8 +54,6 @@ def full(matrix: np.ndarray, count: int) -> Triple:
 
 def lanczos(matrix: np.ndarray, count: int) -> Triple:
     """Implicitly restarted Lanczos (ARPACK: Lehoucq, Sorensen and Yang 1998)."""
-    from scipy.sparse.linalg import svds
-
     start = np.random.default_rng(0).normal(size=min(matrix.shape))
     u, s, vt = svds(matrix, k=count, v0=start)
     return u[:, ::-1], s[::-1], vt[::-1]

@@ -156,3 +156,9 @@ def test_few_vectors_of_a_large_matrix_are_found_by_lanczos(monkeypatch):
     found = leading(large, 10)
     assert not asked
     np.testing.assert_allclose(found[1], wanted[1], rtol=1e-9)
+
+
+def test_where_lanczos_fails_the_whole_decomposition_is_made():
+    u, s, vt = leading(np.zeros((500, 450)), 5)
+    assert (u.shape, vt.shape) == ((500, 5), (5, 450))
+    np.testing.assert_array_equal(s, 0)

@@ -87,6 +87,19 @@ def test_what_cannot_be_reached_is_said():
     assert cost.macs(smaller) < 0.1 * cost.macs(_model())
 
 
+def test_why_a_layer_was_left_alone():
+    def reasons(**arguments):
+        return {row.path: row.reason for row in plan(_model(), **arguments).layers}
+
+    assert reasons(ranks={"head": 2})["conv_1"] == "no rank was given for it"
+    assert reasons(energy=0.999)["conv_1"].startswith(
+        "factors that save keep less than"
+    )
+    assert reasons(macs=0.98)["head"] == "less is lost elsewhere"
+    tiny = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+    assert plan(tiny, macs=0.5).layers[0].reason == "factors would not save MACs"
+
+
 def test_energy_keeps_at_least_that_at_the_least_rank():
     model = _model()
     found = plan(model, energy=0.8)
