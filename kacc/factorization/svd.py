@@ -9,9 +9,9 @@ from scipy.sparse.linalg import ArpackError, svds
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-# Measured by scripts/bench/factorize.py --only svd, on one thread: for 5 % of the vectors
-# Lanczos takes 0.2 of LAPACK's time, for 15 % 0.6, for 20 % about as long. A randomized
-# one is little faster, and its products are up to 0.4 % farther from the matrix.
+# Measured by scripts/bench/factorize.py --only svd, on one thread: for 5 % of the
+# vectors Lanczos takes 0.2 of LAPACK's time, for 15 % 0.6, for 20 % about as long. A
+# randomized one is little faster, and its products are up to 0.4 % farther away.
 SMALLEST = 400  # sides; LAPACK takes a tenth of a second there
 FEW = 0.15  # share of the singular vectors up to which Lanczos beats it
 
