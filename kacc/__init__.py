@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         acceleration,
         callbacks,
         clustering,
+        factorization,
         layers,
         measurement,
         pruning,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from kacc.core.registry import LayerSpec, Weight
     from kacc.core.rules import Rule
     from kacc.ensembling.model import ensemble
+    from kacc.factorization.model import factorize
     from kacc.measurement.measure import Measurement, measure
     from kacc.pruning.channels.pruner import prune_channels
     from kacc.pruning.model import prune
@@ -64,6 +66,8 @@ __all__ = [
     "clustering",
     "convert",
     "ensemble",
+    "factorization",
+    "factorize",
     "from_tf_keras",
     "layers",
     "measure",
@@ -86,6 +90,7 @@ _PACKAGES = (
     "acceleration",
     "callbacks",
     "clustering",
+    "factorization",
     "layers",
     "measurement",
     "pruning",
@@ -108,6 +113,7 @@ _MODULES = {
     "cluster": "kacc.clustering.model",
     "convert": "kacc.converters.convert",
     "ensemble": "kacc.ensembling.model",
+    "factorize": "kacc.factorization.model",
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "microcontroller": "kacc.converters.microcontroller",
