@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, clustering, layers, pruning, schedules
+    from kacc import (
+        callbacks,
+        clustering,
+        factorization,
+        layers,
+        pruning,
+        schedules,
+    )
     from kacc.acceleration import accelerate
     from kacc.clustering.model import cluster
     from kacc.converters.artifact import Artifact
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from kacc.core.recipe import strip
     from kacc.core.registry import LayerSpec, Weight
     from kacc.core.rules import Rule
+    from kacc.factorization.model import factorize
     from kacc.measurement.measure import Measurement, measure
     from kacc.pruning.channels.pruner import prune_channels
     from kacc.pruning.model import prune
@@ -52,6 +60,8 @@ __all__ = [
     "cluster",
     "clustering",
     "convert",
+    "factorization",
+    "factorize",
     "from_tf_keras",
     "layers",
     "measure",
@@ -83,6 +93,7 @@ _MODULES = {
     "accelerate": "kacc.acceleration",
     "cluster": "kacc.clustering.model",
     "convert": "kacc.converters.convert",
+    "factorize": "kacc.factorization.model",
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "microcontroller": "kacc.converters.microcontroller",
@@ -98,7 +109,14 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "clustering", "layers", "pruning", "schedules"):
+    if name in (
+        "callbacks",
+        "clustering",
+        "factorization",
+        "layers",
+        "pruning",
+        "schedules",
+    ):
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")

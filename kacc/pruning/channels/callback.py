@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from kacc.core import attach
+from kacc.core.budget import budget_of
 from kacc.core.errors import UsageError
 from kacc.core.optimizers import slots
 from kacc.core.rules import Rule, checked
-from kacc.pruning.channels.budget import budget_of
-from kacc.pruning.channels.data import batches
+from kacc.core.samples import batches
 from kacc.pruning.channels.graph import DependencyGraph, dependencies
 from kacc.pruning.channels.pruner import (
     NEEDS_DATA,

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kacc.core import patches
 from kacc.pruning.channels.follow import Axis
 
 layers = keras.layers
@@ -60,8 +61,6 @@ def rows(layer: Any, inputs: Any) -> Any:
         A matrix with a row for each position of each sample.
     """
     inputs = tf.convert_to_tensor(inputs)
-    if isinstance(layer, layers.Dense):
-        return tf.reshape(inputs, (-1, inputs.shape[-1]))
     if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
         mixed = keras.ops.depthwise_conv(
             inputs,
@@ -72,31 +71,4 @@ def rows(layer: Any, inputs: Any) -> Any:
             data_format="channels_last",
         )
         return tf.reshape(mixed, (-1, mixed.shape[-1]))
-    if isinstance(layer, layers.Conv1D):
-        return _patches_1d(layer, inputs)
-    return _patches(
-        inputs, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding
-    )
-
-
-def _patches_1d(layer: Any, inputs: Any) -> Any:
-    padding = layer.padding
-    if padding == "causal":
-        left = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-        inputs, padding = tf.pad(inputs, ((0, 0), (left, 0), (0, 0))), "valid"
-    return _patches(
-        inputs[:, None],
-        (1, *layer.kernel_size),
-        (1, *layer.strides),
-        (1, *layer.dilation_rate),
-        padding,
-    )
-
-
-def _patches(inputs: Any, sizes: Any, strides: Any, rates: Any, padding: str) -> Any:
-    if max(sizes) == max(strides) == 1:
-        return tf.reshape(inputs, (-1, inputs.shape[-1]))
-    patches = tf.image.extract_patches(
-        inputs, (1, *sizes, 1), (1, *strides, 1), (1, *rates, 1), padding.upper()
-    )
-    return tf.reshape(patches, (-1, patches.shape[-1]))
+    return patches.rows(layer, inputs)

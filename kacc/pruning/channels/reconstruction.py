@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from kacc.core.graph import Call, fill
-from kacc.pruning.channels.data import inputs_of
+from kacc.core.samples import flat_inputs, run, sampled
 from kacc.pruning.channels.features import columns, is_reader, matrix, rows
 from kacc.pruning.channels.follow import Axis
 from kacc.pruning.channels.graph import DependencyGraph, Group
@@ -24,7 +24,6 @@ from kacc.pruning.channels.importance import Scores, magnitude, normalized
 
 RIDGE = 1e-3  # added to the Gram matrix, in shares of its mean diagonal
 ROUNDS = 64  # in which a group's channels are eliminated
-ROWS = 8192  # sampled of each layer, over all batches
 
 
 def reconstruction(dependencies: DependencyGraph, batches: Iterable[Any]) -> Scores:
@@ -105,38 +104,6 @@ def taker_of_constants(call: Call, consumers: Any) -> Any:
     once = sum(call.operation is norm for call in calls) == 1
     is_norm = isinstance(norm, keras.layers.BatchNormalization)
     return norm if is_norm and once else None
-
-
-def run(operation: Any, args: Any, kwargs: Any) -> Any:
-    """What a layer or operator computes at inference."""
-    if getattr(operation, "_call_has_training_arg", False):
-        kwargs = {**kwargs, "training": False}
-    return operation(*args, **kwargs)
-
-
-def flat_inputs(model: Any, batch: Any) -> list[Any]:
-    """The inputs of a batch in the order of the model's, as tensors."""
-    inputs = inputs_of(batch)
-    names = getattr(model, "input_names", None)
-    if isinstance(inputs, dict) and names and set(names) == set(inputs):
-        inputs = [inputs[name] for name in names]
-    return [
-        keras.ops.convert_to_tensor(
-            x, dtype=model.input_dtype if x.dtype.kind == "f" else None
-        )
-        if isinstance(x, np.ndarray)
-        else x
-        for x in keras.tree.flatten(inputs)
-    ]
-
-
-def sampled(
-    matrix: Any, random: np.random.Generator, parts: int, most: int = ROWS
-) -> np.ndarray:
-    """Some rows of a matrix, so many that all parts together have at most `most`."""
-    count = min(len(matrix), -(-most // parts))
-    chosen = np.sort(random.choice(len(matrix), count, replace=False))
-    return np.asarray(matrix, np.float64)[chosen]
 
 
 @dataclass

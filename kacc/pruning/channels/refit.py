@@ -13,14 +13,10 @@ import keras
 import numpy as np
 
 from kacc.core.graph import Call, Tensor, fill
+from kacc.core.samples import flat_inputs, run, sampled
 from kacc.pruning.channels import features
 from kacc.pruning.channels.rebuild import Rebuild
-from kacc.pruning.channels.reconstruction import (
-    flat_inputs,
-    run,
-    sampled,
-    taker_of_constants,
-)
+from kacc.pruning.channels.reconstruction import taker_of_constants
 
 RIDGE = 1e-3  # towards the weights as they were, in shares of the mean diagonal
 

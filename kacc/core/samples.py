@@ -1,4 +1,4 @@
-"""Batches of the data that scores are measured on."""
+"""Samples of data: batches of them, and what layers compute on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from kacc.core.errors import UsageError
 
-SAMPLES = 512  # at most; scores and refits change little with more
+SAMPLES = 512  # at most; what is measured on them changes little with more
+ROWS = 8192  # sampled of each layer, over all batches
 BATCH = 32
 
 
@@ -47,6 +48,38 @@ def batches(data: Any, samples: int = SAMPLES) -> Iterator[Any]:
 def inputs_of(batch: Any) -> Any:
     """The inputs of a batch."""
     return batch[0] if isinstance(batch, tuple) else batch
+
+
+def run(operation: Any, args: Any, kwargs: Any) -> Any:
+    """What a layer or operator computes at inference."""
+    if getattr(operation, "_call_has_training_arg", False):
+        kwargs = {**kwargs, "training": False}
+    return operation(*args, **kwargs)
+
+
+def flat_inputs(model: Any, batch: Any) -> list[Any]:
+    """The inputs of a batch in the order of the model's, as tensors."""
+    inputs = inputs_of(batch)
+    names = getattr(model, "input_names", None)
+    if isinstance(inputs, dict) and names and set(names) == set(inputs):
+        inputs = [inputs[name] for name in names]
+    return [
+        keras.ops.convert_to_tensor(
+            x, dtype=model.input_dtype if x.dtype.kind == "f" else None
+        )
+        if isinstance(x, np.ndarray)
+        else x
+        for x in keras.tree.flatten(inputs)
+    ]
+
+
+def sampled(
+    matrix: Any, random: np.random.Generator, parts: int, most: int = ROWS
+) -> np.ndarray:
+    """Some rows of a matrix, so many that all parts together have at most `most`."""
+    count = min(len(matrix), -(-most // parts))
+    chosen = np.sort(random.choice(len(matrix), count, replace=False))
+    return np.asarray(matrix, np.float64)[chosen]
 
 
 def _is_arrays(data: Any) -> bool:
