@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 import kacc
+from kacc.core.channels.graph import dependencies
 from kacc.pruning.channels import features, importance
-from kacc.pruning.channels.graph import dependencies
 from kacc.pruning.channels.reconstruction import reconstruction
 
 SIZE = 6
