@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         factorization,
         layers,
         pruning,
+        restructuring,
         schedules,
     )
     from kacc.acceleration import accelerate
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from kacc.pruning.model import prune
     from kacc.quantization.model import quantize
     from kacc.quantization.simulation import simulate
+    from kacc.restructuring.model import restructure
     from kacc.splitting.model import split
     from kacc.support import register_layer
 
@@ -72,6 +74,8 @@ __all__ = [
     "pruning",
     "quantize",
     "register_layer",
+    "restructure",
+    "restructuring",
     "schedules",
     "simulate",
     "split",
@@ -102,6 +106,7 @@ _MODULES = {
     "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
+    "restructure": "kacc.restructuring.model",
     "simulate": "kacc.quantization.simulation",
     "split": "kacc.splitting.model",
     "strip": "kacc.core.recipe",
@@ -115,6 +120,7 @@ def __getattr__(name: str) -> Any:
         "factorization",
         "layers",
         "pruning",
+        "restructuring",
         "schedules",
     ):
         return importlib.import_module(f"kacc.{name}")

@@ -52,7 +52,8 @@ class Rebuild:
 
         Returns:
             A new operation, or a tuple of layers that run one after another and get
-            their weights from whoever made them.
+            their weights from whoever made them; an empty one if nothing does, and
+            the first input is passed on.
         """
         return remade(call.operation, call.operation.get_config(), call.path)
 
@@ -189,6 +190,8 @@ class _Walk:
             new = self.rebuild.container(node, self.position, values)
             self.position = stop
             args, kwargs = _call_arguments(node, new, values)
+        if new == ():
+            return values[0]
         first, *others = new if isinstance(new, tuple) else (new,)
         self.visited += [first, *others]
         results = first(*args, **kwargs)

@@ -7,7 +7,7 @@ Each class of channels stands in the new model as often as its entry of `copies`
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ class Resized(rebuild.Rebuild, Cut):
         return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def places(channels: Sequence[int], copies: np.ndarray) -> tuple[np.ndarray, Any]:
+def places(channels: Any, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What stands on an axis, once each class stands there as often as it should.
 
     A class that fills several positions in a row, as the channels of a depthwise
@@ -134,9 +134,9 @@ def places(channels: Sequence[int], copies: np.ndarray) -> tuple[np.ndarray, Any
         source = np.flatnonzero(counts)
         return source, np.zeros(len(source), bool)
     starts = np.flatnonzero(np.r_[True, channels[1:] != channels[:-1]])
-    source, is_new = [], []
+    parts, fresh = [], []
     for start, stop in zip(starts, [*starts[1:], len(channels)], strict=True):
         run = np.arange(start, stop)
-        source.append(np.tile(run, counts[start]))
-        is_new.append(np.arange(len(run) * counts[start]) >= len(run))
-    return np.concatenate(source), np.concatenate(is_new)
+        parts.append(np.tile(run, counts[start]))
+        fresh.append(np.arange(len(run) * counts[start]) >= len(run))
+    return np.concatenate(parts), np.concatenate(fresh)
