@@ -85,6 +85,9 @@ class Rebuild:
             new = self._functional(self.old)
         for source, target in self.variables():
             target.assign(self.value(source))
+        for layer in new._flatten_layers():
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # its numbers, from its variables
         return new
 
     def variables(self) -> list[tuple[Any, Any]]:

@@ -94,7 +94,7 @@ def _fold_once(option: str, source: Source) -> Outcome:
     reasons: dict[int, str] = {}
     folded: dict[int, _Folded] = {}
     for key, calls in source.calls.items():
-        if base_class(calls[0].operation) is not layers.BatchNormalization:
+        if not _is_batch_norm(calls[0].operation):
             continue
         found = _neighbour(source, calls)
         if isinstance(found, str):
@@ -111,6 +111,14 @@ def _fold_once(option: str, source: Source) -> Outcome:
     for key, state in folded.items():
         changes[key] = state.change(source.calls[key][0].path)
     return replaced(option, source, changes, reasons)
+
+
+def _is_batch_norm(operation: Any) -> bool:
+    """Whether it computes what Keras's layer does, be it by a faster kernel."""
+    known = layers.BatchNormalization
+    if not isinstance(operation, known):
+        return False
+    return registry.overriding_class(type(operation), known) is None
 
 
 def _affine(layer: Any) -> tuple[Any, Any]:

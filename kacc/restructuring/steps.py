@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kacc.core import rebuild
-from kacc.core.cost import LayerCost, cost
+from kacc.core.cost import by_operation
 from kacc.core.graph import Call, Graph, fill, trace
 from kacc.core.samples import flat_inputs, run
 from kacc.restructuring.report import LayerReport
@@ -160,17 +160,15 @@ def replaced(
         that is named.
     """
     model = _Replaced(source, changes).model() if changes else source.model
-    before = by_path(source.model)
-    after = by_path(model) if changes else before
+    before = by_operation(source.graph)
+    after = by_operation(trace(model)) if changes else before
     rows = []
     for key, (call, *_) in source.calls.items():
-        old = before[call.path]
+        old = before[key]
         kind, macs, params = old.type, old.macs or 0, old.params
         if key in changes:
             change = changes[key]
-            prefix = call.path[: len(call.path) - len(call.operation.name)]
-            new = [after.get(prefix + layer.name) for layer in change.layers]
-            costs = [x for x in new if x is not None]
+            costs = [after[id(layer)] for layer in change.layers]
             pairs = (
                 (macs, sum(x.macs or 0 for x in costs)),
                 (params, sum(x.params for x in costs)),
@@ -180,8 +178,3 @@ def replaced(
             same = (macs, macs), (params, params)
             rows.append(LayerReport(option, call.path, kind, "", *same, reasons[key]))
     return Outcome(model, tuple(rows))
-
-
-def by_path(model: keras.Model) -> dict[str, LayerCost]:
-    """What each layer costs, by its path."""
-    return {layer.path: layer for layer in cost(model).layers}

@@ -12,10 +12,12 @@ import numpy as np
 from kacc.core.channels.follow import Axis
 from kacc.core.channels.graph import DependencyGraph, Group, dependencies
 from kacc.core.channels.resize import Resized
+from kacc.core.cost import by_operation
+from kacc.core.graph import trace
 from kacc.core.rules import Rule
 from kacc.restructuring.config import RoundChannels, Width
 from kacc.restructuring.report import LayerReport
-from kacc.restructuring.steps import Outcome, Source, by_path
+from kacc.restructuring.steps import Outcome, Source
 
 layers = keras.layers
 
@@ -174,7 +176,7 @@ def _missed(
     paths: dict[int, str] = {}
     for call in found.graph.calls:
         paths.setdefault(id(call.operation), call.path)
-    costs, named = by_path(found.model), {row.path for row in rows if row.reason}
+    costs, named = by_operation(found.graph), {row.path for row in rows if row.reason}
     missed = []
     for axis in found.axes:
         path = paths[id(axis.layer)]
@@ -183,7 +185,7 @@ def _missed(
             continue
         if any(row.path == path and row.done.startswith("channels") for row in rows):
             continue
-        old = costs[path]
+        old = costs[id(axis.layer)]
         same = (old.macs or 0,) * 2, (old.params,) * 2
         reason = f"its {count} channels are the model's outputs or join fixed ones"
         missed.append(
@@ -202,11 +204,11 @@ def _resized(
     model = source.model
     if changed or isinstance(rebuild, _Fresh):
         model = rebuild.model()
-    before, after = by_path(source.model), by_path(model)
+    before, after = by_operation(source.graph), by_operation(trace(model))
     rows = []
-    for calls in source.calls.values():
-        call = calls[0]
-        old, new = before[call.path], after[call.path]
+    for key, (call, *_) in source.calls.items():
+        old = before[key]
+        new = after.get(id(rebuild.operations.get(key)), old)
         macs, params = (old.macs or 0, new.macs or 0), (old.params, new.params)
         row = (option, call.path, old.type)
         if rebuild.is_changed(call) and params[0] != params[1]:

@@ -16,10 +16,10 @@ def convolutional():
     x = layers.Conv2D(12, 3, padding="same", use_bias=False, name="stem")(image)
     x = layers.BatchNormalization(name="stem_norm")(x)
     x = layers.Activation("swish", name="stem_swish")(x)
-    y = layers.Conv2D(12, 3, padding="same", activation="gelu", name="conv")(x)
-    x = layers.Add(name="add")([x, y])
+    y = layers.Conv2D(12, 3, padding="same", activation="tanh", name="conv")(x)
+    x = ops.softplus(layers.Add(name="add")([x, y]))
     x = layers.MaxPooling2D(name="pool")(x)
-    x = layers.Conv2D(10, 3, strides=2, name="down")(ops.softplus(x))
+    x = layers.Conv2D(10, 3, strides=2, name="down")(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, name="drop")(x)
     return _randomized(

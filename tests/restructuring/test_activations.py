@@ -44,11 +44,12 @@ def test_operators_are_known_by_the_names_of_their_activations(cls):
     """What the operator computes is what keras.activations has under that name."""
     operator = cls()
     x = np.linspace(-3, 3, 13, dtype="float32")
-    slope = {"leaky_relu": {"negative_slope": operator.negative_slope}}
     name = activation_of(operator)
-    options = slope[name] if name in slope else {}
-    if name == "gelu":
-        options = {"approximate": operator.approximate}
+    options = {
+        setting: getattr(operator, setting)
+        for setting in ("negative_slope", "approximate")
+        if hasattr(operator, setting)
+    }
     wanted = getattr(activations, name)(x, **options)
     np.testing.assert_allclose(operator(x), wanted, rtol=1e-5, atol=1e-6)
 

@@ -49,7 +49,6 @@ def test_every_kind_of_model_is_changed_saved_and_loaded(make, option, tmp_path)
     assert new is not model
     if isinstance(option, EQUAL):
         models.require_equal(model, new, x)
-    assert type(new) in (keras.Model, keras.Sequential) or new.name == "plain" or True
     new.save(tmp_path / "new.keras")
     loaded = keras.models.load_model(tmp_path / "new.keras")
     for one, other in zip(small.outputs(new, x), small.outputs(loaded, x), strict=True):
@@ -105,14 +104,14 @@ def test_options_follow_one_another_and_are_reported():
 def test_the_report_names_what_was_left_alone_as_text_and_as_a_table():
     found = plan(models.convolutional(), "cheaper_activations", rules=[])
     text = str(found)
-    assert "CheaperActivations, conv: gelu -> relu6" in text
+    assert "CheaperActivations, conv: tanh -> hard_tanh" in text
     console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(found)
     shown = console.export_text()
-    assert "gelu -> relu6" in shown
+    assert "tanh -> hard_tanh" in shown
     rule = kacc.Rule("conv", skip=True)
     found = plan(models.convolutional(), "cheaper_activations", rules=[rule])
-    assert "CheaperActivations, conv: left alone, a rule skips it (gelu)" in str(found)
+    assert "CheaperActivations, conv: left alone, a rule skips it (tanh)" in str(found)
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=_name)
@@ -186,7 +185,7 @@ def test_wrong_models_rules_and_samples_are_refused():
             "round_channels",
             rules=[kacc.Rule("none", skip=True)],
         )
-    with pytest.raises(kacc.UsageError, match="must be kacc.Rule"):
+    with pytest.raises(kacc.UsageError, match=r"must be kacc\.Rule"):
         kacc.restructure(models.convolutional(), "round_channels", rules=["stem"])
     with pytest.raises(kacc.UsageError, match="must hold samples"):
         kacc.restructure(
@@ -198,7 +197,7 @@ def test_wrong_models_rules_and_samples_are_refused():
 
 def test_a_model_with_transforms_is_asked_to_be_stripped():
     model = kacc.quantize(models.convolutional())
-    with pytest.raises(kacc.UsageError, match="kacc.strip"):
+    with pytest.raises(kacc.UsageError, match=r"kacc\.strip"):
         kacc.restructure(model, "round_channels")
 
 
