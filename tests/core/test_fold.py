@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import kacc
+import kacc.support  # fills the registry
 from kacc.core import registry
 from kacc.core.fold import batch_norm_affine, fold_into_kernel
 from tests.pruning.channels import graphs
