@@ -117,7 +117,7 @@ def _row(name: str, recipe: Recipe, images: Images, seed: int) -> dict[str, Any]
     folder = fixture(
         f"restructured-{seed}",
         make,
-        name=name,
+        row=name,
         options=repr(settings()[name]),
         samples=SAMPLES,
         recipe=recipe,
