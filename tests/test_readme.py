@@ -26,7 +26,7 @@ def _classifier():
     return model
 
 
-TRAINING, PRUNING, SPLIT, SERVERS = re.findall(
+TRAINING, PRUNING, STRUCTURE, SPLIT, SERVERS = re.findall(
     r"```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -67,6 +67,14 @@ def test_names_of_the_interface_exist():
     names = set(re.findall(r"\bkacc\.([a-z_]+)", README)) - {"callbacks"}
     assert names
     assert all(hasattr(kacc, name) for name in names)
+
+
+def test_structure_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    names = _run(STRUCTURE, tmp_path, monkeypatch)
+    kinds = [type(layer).__name__ for layer in names["smaller"].layers]
+    assert kinds.count("DepthwiseConv2D") == 2
+    assert "BatchNormalization" not in kinds
+    assert "SeparableConvolutions" in capsys.readouterr().out
 
 
 def test_split_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
