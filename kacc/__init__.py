@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         layers,
         measurement,
         pruning,
+        restructuring,
         schedules,
     )
     from kacc.acceleration import accelerate
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from kacc.pruning.model import prune
     from kacc.quantization.model import quantize
     from kacc.quantization.simulation import simulate
+    from kacc.restructuring.model import restructure
     from kacc.splitting.model import split
     from kacc.support import register_layer
     from kacc.transfer.pretrained import pretrained
@@ -80,6 +82,8 @@ __all__ = [
     "pruning",
     "quantize",
     "register_layer",
+    "restructure",
+    "restructuring",
     "schedules",
     "simulate",
     "split",
@@ -94,6 +98,7 @@ _PACKAGES = (
     "layers",
     "measurement",
     "pruning",
+    "restructuring",
     "schedules",
 )
 
@@ -123,6 +128,7 @@ _MODULES = {
     "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",
     "register_layer": "kacc.support",
+    "restructure": "kacc.restructuring.model",
     "simulate": "kacc.quantization.simulation",
     "split": "kacc.splitting.model",
     "strip": "kacc.core.recipe",

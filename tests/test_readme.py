@@ -26,9 +26,19 @@ def _classifier():
     return model
 
 
-TRAINING, PRUNING, TEACHERS, FASTER, SPLIT, SERVERS = re.findall(
-    r"```python\n(.*?)```", README, re.DOTALL
-)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def _example(word):
+    """The one example with a word in it."""
+    (found,) = [example for example in EXAMPLES if word in example]
+    return found
+
+
+TRAINING, PRUNING = _example("ptq.tflite"), _example("sparse.tflite")
+SPLIT, SERVERS = _example("kacc.split"), _example("xla-cpu")
+TEACHERS, FASTER = _example("Distillation"), _example("measurement.profile")
+STRUCTURE = _example("kacc.restructure")
 
 
 def _run(example, folder, monkeypatch):
@@ -84,6 +94,14 @@ def test_names_of_the_interface_exist():
     names = set(re.findall(r"\bkacc\.([a-z_]+)", README)) - {"callbacks"}
     assert names
     assert all(hasattr(kacc, name) for name in names)
+
+
+def test_structure_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    names = _run(STRUCTURE, tmp_path, monkeypatch)
+    kinds = [type(layer).__name__ for layer in names["smaller"].layers]
+    assert kinds.count("DepthwiseConv2D") == 2
+    assert "BatchNormalization" not in kinds
+    assert "SeparableConvolutions" in capsys.readouterr().out
 
 
 def test_split_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from keras.src.ops import numpy as operators
 
 from kacc.core import registry
 from kacc.core.errors import UsageError
-from kacc.core.graph import Call, Tensor, trace
+from kacc.core.graph import Call, Graph, Tensor, trace
 
 Shape = Sequence[int | None]
 layers = keras.layers
@@ -125,10 +125,15 @@ def cost(model: keras.Model) -> Cost:
         >>> cost(model).macs, cost(model).params, cost(model).bytes
         (8, 10, 40)
     """
+    return Cost(tuple(by_operation(trace(model)).values()))
+
+
+def by_operation(graph: Graph) -> dict[int, LayerCost]:
+    """What each operation of a graph costs, by its id, in the order of first calls."""
     calls: dict[int, list[Call]] = {}
-    for call in trace(model).calls:
+    for call in graph.calls:
         calls.setdefault(id(call.operation), []).append(call)
-    return Cost(tuple(_layer_cost(group) for group in calls.values()))
+    return {key: _layer_cost(group) for key, group in calls.items()}
 
 
 def macs(model: keras.Model) -> int:

@@ -30,13 +30,18 @@ def fold_into_kernel(kernel: Any, channels: tuple[int, ...], factor: Any) -> Any
 
     Args:
         kernel: weights with the output channels in the axes `channels`.
-        channels: axes from the end, in order; (-2, -1) for depthwise kernels.
+        channels: axes from the end, in order; (-2, -1) for depthwise kernels, (-2,)
+            for transposed ones.
         factor: one entry for each output channel.
 
     Returns:
         A kernel of the same shape.
     """
-    return kernel * tf.reshape(factor, [kernel.shape[axis] for axis in channels])
+    shape = [
+        kernel.shape[axis] if axis in channels else 1
+        for axis in range(min(channels), 0)
+    ]
+    return kernel * tf.reshape(factor, shape)
 
 
 def _value(variable: Any) -> Any:

@@ -52,7 +52,8 @@ class Rebuild:
 
         Returns:
             A new operation, or a tuple of layers that run one after another and get
-            their weights from whoever made them.
+            their weights from whoever made them; an empty one if nothing does, and
+            the first input is passed on.
         """
         return remade(call.operation, call.operation.get_config(), call.path)
 
@@ -91,6 +92,9 @@ class Rebuild:
             new = self._functional(self.old)
         for source, target in self.variables():
             target.assign(self.value(source))
+        for layer in new._flatten_layers():
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # its numbers, from its variables
         return new
 
     def variables(self) -> list[tuple[Any, Any]]:
@@ -196,6 +200,8 @@ class _Walk:
             new = self.rebuild.container(node, self.position, values)
             self.position = stop
             args, kwargs = _call_arguments(node, new, values)
+        if new == ():
+            return values[0]
         first, *others = new if isinstance(new, tuple) else (new,)
         self.visited += [first, *others]
         results = first(*args, **kwargs)

@@ -27,7 +27,7 @@ from common import (
 )
 
 CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-CODE = ("kacc/core/cost.py", "kacc/pruning/channels")
+CODE = ("kacc/core/cost.py", "kacc/core/channels", "kacc/pruning/channels")
 
 
 @dataclass(frozen=True)

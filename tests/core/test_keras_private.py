@@ -479,8 +479,8 @@ def test_a_compiled_model_keeps_the_arguments_it_was_compiled_with():
 
 
 def test_operators_name_what_channels_are_followed_by():
-    """pruning.channels.operator_rows: their classes, axes and configs."""
-    from kacc.pruning.channels.operator_rows import OPERATORS
+    """core.channels.operator_rows: their classes, axes and configs."""
+    from kacc.core.channels.operator_rows import OPERATORS
 
     assert all(cls.__module__.startswith("keras.src.ops") for cls in OPERATORS)
     x = keras.Input((4, 4, 6))

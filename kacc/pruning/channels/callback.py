@@ -19,11 +19,11 @@ import tensorflow as tf
 
 from kacc.core import attach
 from kacc.core.budget import budget_of
+from kacc.core.channels.graph import DependencyGraph, dependencies
 from kacc.core.errors import UsageError
 from kacc.core.optimizers import slots
 from kacc.core.rules import Rule, checked
 from kacc.core.samples import batches
-from kacc.pruning.channels.graph import DependencyGraph, dependencies
 from kacc.pruning.channels.pruner import (
     NEEDS_DATA,
     ChannelPlan,
@@ -32,7 +32,7 @@ from kacc.pruning.channels.pruner import (
     require_plain,
     score,
 )
-from kacc.pruning.channels.rebuild import Rebuild, cut
+from kacc.pruning.channels.rebuild import Rebuild
 
 
 class ChannelPruning(keras.callbacks.Callback):
@@ -258,7 +258,7 @@ def _carry_slots(old: Any, new: Any, rebuild: Rebuild) -> None:
         before = old_slots.get((part, attribute, number))
         if before is not None and tuple(before.shape) == tuple(variable.shape):
             value = keras.ops.convert_to_numpy(before)
-            slot.assign(cut(value, rebuild.masks.get(id(variable), {})))
+            slot.assign(rebuild.resized(variable, value))
     new.iterations.assign(old.iterations)
 
 

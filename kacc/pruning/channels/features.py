@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kacc.core import patches
-from kacc.pruning.channels.follow import Axis
+from kacc.core.channels.follow import Axis
 
 layers = keras.layers
 LARGEST = 5000  # columns; their Gram matrix is to stay below 100 MB

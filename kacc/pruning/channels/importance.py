@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kacc.core.channels.follow import Axis
+from kacc.core.channels.graph import DependencyGraph
 from kacc.core.errors import UsageError
-from kacc.pruning.channels.follow import Axis
-from kacc.pruning.channels.graph import DependencyGraph
 
 Scores = list[np.ndarray]  # for each group a score for each of its channels
 

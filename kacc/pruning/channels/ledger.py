@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from kacc.core import cost
+from kacc.core.channels.graph import DependencyGraph
 from kacc.core.graph import Call
-from kacc.pruning.channels.graph import DependencyGraph
 
 
 class Ledger:
@@ -21,7 +21,7 @@ class Ledger:
 
     Example:
         >>> import keras
-        >>> from kacc.pruning.channels.graph import dependencies
+        >>> from kacc.core.channels.graph import dependencies
         >>> dense = keras.layers.Dense
         >>> model = keras.Sequential([keras.Input((4,)), dense(8), dense(2)])
         >>> ledger = Ledger(dependencies(model), "macs")

@@ -12,13 +12,13 @@ import numpy as np
 
 from kacc.core import attach
 from kacc.core.budget import Budget, budget_of
+from kacc.core.channels.graph import DependencyGraph, Group, dependencies
 from kacc.core.cost import cost_called
 from kacc.core.errors import UsageError
 from kacc.core.graph import require_built
 from kacc.core.rules import Rule
 from kacc.core.samples import batches
 from kacc.pruning.channels import importance as scoring
-from kacc.pruning.channels.graph import DependencyGraph, Group, dependencies
 from kacc.pruning.channels.ledger import Ledger
 from kacc.pruning.channels.rebuild import Rebuild
 from kacc.pruning.channels.reconstruction import reconstruction

@@ -15,11 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kacc.core.channels.follow import Axis
+from kacc.core.channels.graph import DependencyGraph, Group
 from kacc.core.graph import Call, fill
 from kacc.core.samples import flat_inputs, run, sampled
 from kacc.pruning.channels.features import columns, is_reader, matrix, rows
-from kacc.pruning.channels.follow import Axis
-from kacc.pruning.channels.graph import DependencyGraph, Group
 from kacc.pruning.channels.importance import Scores, magnitude, normalized
 
 RIDGE = 1e-3  # added to the Gram matrix, in shares of its mean diagonal

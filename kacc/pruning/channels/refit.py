@@ -64,7 +64,7 @@ def _refit_one(
     rebuild: Rebuild, call: Call, whole: list[list[Any]], small: list[list[Any]]
 ) -> None:
     old, new = call.operation, rebuild.operation(call.operation)
-    made = rebuild.kept(call.outputs[0])
+    made = rebuild.kept(call.outputs[0]).astype(bool)
     target = features.matrix(old)[:, made]
     present = features.matrix(new)
     parts = len(whole)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kacc.pruning.channels.graph import Group
+from kacc.core.channels.graph import Group
 
 LEAST_SHARE = 0.1  # of a group's channels remains, lest a layer be cut off
 TOLERANCE = 0.03

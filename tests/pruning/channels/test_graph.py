@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import kacc
-from kacc.pruning.channels.graph import dependencies
+from kacc.core.channels.graph import dependencies
 from kacc.pruning.channels.rebuild import Rebuild
 from tests.core import models as small_models
 

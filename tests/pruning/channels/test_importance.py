@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 import kacc
+from kacc.core.channels.graph import dependencies
 from kacc.pruning.channels import features, importance
-from kacc.pruning.channels.graph import dependencies
 from kacc.pruning.channels.pruner import plan_channels
 from kacc.pruning.channels.reconstruction import reconstruction
 from tests.core import models as small_models

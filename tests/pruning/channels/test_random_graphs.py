@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kacc
+from kacc.core.channels.graph import dependencies
 from kacc.core.cost import cost
-from kacc.pruning.channels.graph import dependencies
 from kacc.pruning.channels.ledger import Ledger
 from kacc.pruning.channels.pruner import plan_channels
 from kacc.pruning.channels.rebuild import Rebuild

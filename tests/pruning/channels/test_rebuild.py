@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import kacc
-from kacc.pruning.channels.graph import dependencies
+from kacc.core.channels.graph import dependencies
 from kacc.pruning.channels.rebuild import Rebuild
 from tests.core import models as small_models
 
@@ -111,6 +111,17 @@ def test_a_lambda_and_an_accelerated_model_are_copied():
     smaller = _halved(model)
     assert smaller.layers[1].filters == 4
     assert smaller(small_models.images()).shape == (16, 2)
+
+
+def test_what_normalization_was_adapted_to_is_kept():
+    norm = layers.Normalization(name="norm")
+    image = keras.Input((8, 8, 3))
+    x = layers.Flatten()(layers.Conv2D(8, 3)(norm(image)))
+    model = keras.Model(image, layers.Dense(2)(x))
+    norm.adapt(small_models.images() * 3.0 + 2.0)
+    copy = kacc.prune_channels(model, macs=1.0)
+    x = small_models.images()
+    np.testing.assert_allclose(copy(x), model(x), atol=1e-5)
 
 
 class NoConfig(layers.Layer):

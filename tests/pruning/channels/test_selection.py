@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kacc.core.channels.graph import Group
 from kacc.pruning.channels import selection
-from kacc.pruning.channels.graph import Group
 
 
 def _problem(widths, steps, seed):

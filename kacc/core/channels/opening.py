@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
+from kacc.core.channels.follow import Row, Trail, UnfollowedError, find_row
 from kacc.core.graph import Call, Tensor, fill, trace
-from kacc.pruning.channels.follow import Row, Trail, UnfollowedError, find_row
 
 
 def follow_inside(call: Call, trail: Trail, rows: Mapping[type, Row]) -> Any:

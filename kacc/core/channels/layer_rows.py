@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kacc.core.channels.classes import Channels
+from kacc.core.channels.follow import Row, Shapes, Trail, UnfollowedError, joined
 from kacc.core.graph import Call
-from kacc.pruning.channels.classes import Channels
-from kacc.pruning.channels.follow import Row, Shapes, Trail, UnfollowedError, joined
 
 layers = keras.layers
 activations = keras.activations

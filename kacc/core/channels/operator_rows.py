@@ -10,9 +10,8 @@ import numpy as np
 from keras.src.ops import core, image, nn
 from keras.src.ops import numpy as operators
 
-from kacc.core.graph import Call, Tensor
-from kacc.pruning.channels.classes import Channels
-from kacc.pruning.channels.follow import (
+from kacc.core.channels.classes import Channels
+from kacc.core.channels.follow import (
     Cut,
     Row,
     Shapes,
@@ -20,7 +19,8 @@ from kacc.pruning.channels.follow import (
     UnfollowedError,
     joined,
 )
-from kacc.pruning.channels.layer_rows import last, spread
+from kacc.core.channels.layer_rows import last, spread
+from kacc.core.graph import Call, Tensor
 
 
 def _pass(call: Call, trail: Trail) -> Channels:
@@ -46,8 +46,11 @@ def _merge(call: Call, trail: Trail) -> Channels:
 
 def _merge_arguments(call: Call, cut: Cut) -> tuple[Any, Any]:
     wide = max(call.inputs, key=lambda x: x.shape[-1] or 0)
-    kept = cut.kept(wide)
-    args = tuple(np.asarray(x)[..., kept] if _is_wide(x) else x for x in call.args)
+    sources = cut.sources(wide)
+    args = tuple(
+        np.take(np.asarray(x), sources, axis=-1) if _is_wide(x) else x
+        for x in call.args
+    )
     return args, call.kwargs
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kacc.core import registry
+from kacc.core.channels.classes import Channels, Classes
 from kacc.core.graph import Call, Tensor
-from kacc.pruning.channels.classes import Channels, Classes
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -67,10 +67,14 @@ class Row:
 
 
 class Cut:
-    """Which channels remain, for those who adapt arguments."""
+    """What became of channels, for those who adapt arguments."""
 
     def kept(self, tensor: Tensor) -> np.ndarray:
-        """Of a tensor's channels before cutting, whether each remains."""
+        """How many channels stand in the place of each of a tensor's."""
+        raise NotImplementedError
+
+    def sources(self, tensor: Tensor) -> np.ndarray:
+        """For each of a tensor's new channels the one before that it comes from."""
         raise NotImplementedError
 
 

@@ -15,12 +15,12 @@ import keras
 import numpy as np
 
 from kacc.core import rules as rules_module
+from kacc.core.channels.follow import Axis, Row, Trail, UnfollowedError, find_row
+from kacc.core.channels.layer_rows import LAYERS
+from kacc.core.channels.opening import follow_inside
+from kacc.core.channels.operator_rows import OPERATORS
 from kacc.core.graph import Call, Graph, Tensor, trace
 from kacc.core.rules import Rule
-from kacc.pruning.channels.follow import Axis, Row, Trail, UnfollowedError, find_row
-from kacc.pruning.channels.layer_rows import LAYERS
-from kacc.pruning.channels.opening import follow_inside
-from kacc.pruning.channels.operator_rows import OPERATORS
 
 ROWS: dict[type, Row] = {**LAYERS, **OPERATORS}
 

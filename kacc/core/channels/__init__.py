@@ -1,0 +1,1 @@
+"""Which channels of a model go together, and models with other numbers of them."""
