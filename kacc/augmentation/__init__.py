@@ -1,5 +1,68 @@
-"""Augmentation: images, sounds and texts changed at random while a model trains."""
+"""Augmentation: one policy for a callback of `fit`, a layer and `tf.data`."""
 
+from kacc.augmentation.config import (
+    CutMix,
+    Flip,
+    MixUp,
+    Perspective,
+    RandAugment,
+    RandomCrop,
+    Rotation,
+    Shear,
+    Transform,
+    Translation,
+    TrivialAugment,
+    Zoom,
+)
+from kacc.augmentation.config_values import (
+    AutoContrast,
+    Blur,
+    Brightness,
+    ChannelShift,
+    Contrast,
+    Equalize,
+    Erasing,
+    Grayscale,
+    Hue,
+    Noise,
+    Posterize,
+    Rescale,
+    Saturation,
+    Sharpness,
+    Solarize,
+)
 from kacc.augmentation.directory import flow_from_directory
+from kacc.augmentation.policy import Policy, policy_of
 
-__all__ = ["flow_from_directory"]
+__all__ = [
+    "AutoContrast",
+    "Blur",
+    "Brightness",
+    "ChannelShift",
+    "Contrast",
+    "CutMix",
+    "Equalize",
+    "Erasing",
+    "Flip",
+    "Grayscale",
+    "Hue",
+    "MixUp",
+    "Noise",
+    "Perspective",
+    "Policy",
+    "Posterize",
+    "RandAugment",
+    "RandomCrop",
+    "Rescale",
+    "Rotation",
+    "Saturation",
+    "Sharpness",
+    "Shear",
+    "Solarize",
+    "Transform",
+    "Translation",
+    "TrivialAugment",
+    "Zoom",
+    "flow_from_directory",
+    "policy_of",
+]

@@ -139,7 +139,7 @@ def left_out(listing: Listing, bad: list[int], on_error: str) -> Listing:
             if len(bad) == len(listing)
             else 'Repair them, take them away, or pass on_error="skip"',
         )
-    warnings.warn(f"{share} and are left out: {said}", stacklevel=4)
+    warnings.warn(f"{share} and are left out: {said}", stacklevel=3)
     return listing.without(bad)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kacc.augmentation import arguments, decoding
+from kacc.augmentation import decoding
+from kacc.augmentation import directory_checks as asked
+from kacc.augmentation.config_values import Rescale
 from kacc.augmentation.folders import Listing, list_images
+from kacc.augmentation.policy import Policy, policy_of
 from kacc.augmentation.store import Store, store
-from kacc.core.errors import UsageError
 
+LABEL_MODES = ("int", "categorical", "binary", None)
+_BATCH = 32  # images that are augmented at once where none are batched
 INTERPOLATIONS = (
     "bilinear",
     "nearest",
@@ -54,7 +57,7 @@ def flow_from_directory(
     The arguments are those of `keras.utils.image_dataset_from_directory`, and four
     more. Images are decoded in parallel, resized, cached if asked for, shuffled over
     the whole folder (not within a window), batched, augmented, and fetched ahead.
-    Pixels are whole numbers from 0 to 255; a rotation noted in EXIF data is not applied.
+    Pixels are whole numbers from 0 to 255; rotations noted in EXIF data are ignored.
 
     Args:
         directory: the folder. Images in folders inside of a class's folder belong to
@@ -101,6 +104,7 @@ def flow_from_directory(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> root = Path(tempfile.mkdtemp())
         >>> for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
         ...     (root / name).parent.mkdir(exist_ok=True)
@@ -113,26 +117,27 @@ def flow_from_directory(
         >>> [labels.numpy().tolist() for _, labels in validation]
         [[0, 1]]
     """
-    augmentation, rescale, validation_split = _legacy(augmentation, validation_split)
+    if isinstance(augmentation, Mapping) and "validation_split" in augmentation:
+        augmentation = dict(augmentation)
+        share = augmentation.pop("validation_split") or None
+        validation_split = share if validation_split is None else validation_split
     form = _Form(
-        image_size=arguments.size(image_size),
-        color_mode=arguments.one_of("color_mode", color_mode, tuple(decoding.CHANNELS)),
-        interpolation=arguments.one_of("interpolation", interpolation, INTERPOLATIONS),
-        label_mode=arguments.one_of(
-            "label_mode", label_mode, ("int", "categorical", "binary", None)
-        ),
-        batch_size=arguments.positive("batch_size", batch_size),
-        dtype=arguments.one_of("dtype", dtype, ("float32", "uint8")),
-        seed=arguments.whole("seed", seed),
+        image_size=asked.size(image_size),
+        color_mode=asked.one_of("color_mode", color_mode, tuple(decoding.CHANNELS)),
+        interpolation=asked.one_of("interpolation", interpolation, INTERPOLATIONS),
+        label_mode=asked.one_of("label_mode", label_mode, LABEL_MODES),
+        batch_size=asked.whole("batch_size", batch_size, 1),
+        dtype=asked.one_of("dtype", dtype, ("float32", "uint8")),
+        seed=asked.whole("seed", seed, 0),
         crop=crop_to_aspect_ratio,
         pad=pad_to_aspect_ratio,
-        rescale=rescale,
-        cache=arguments.cache_folder(cache),
+        cache=asked.cache_folder(cache),
+        policy=_policy(augmentation, seed),
     )
-    arguments.one_of("on_error", on_error, ("skip", "raise", None))
-    _check_combinations(form, class_names, validation_split, subset)
+    asked.one_of("on_error", on_error, ("skip", "raise", None))
+    asked.combinations(form, class_names, validation_split, subset)
     listing = list_images(directory, label_mode is not None, class_names, follow_links)
-    _check_classes(form, listing)
+    asked.binary(label_mode, listing.class_names)
     kept, bad = None, []
     if form.cache is not None:
         kept = form.store(listing)
@@ -142,11 +147,11 @@ def flow_from_directory(
     source = _Source(form, kept, listing.names(bad))
     listing = decoding.left_out(listing, bad, on_error or "raise")
     if subset is None or validation_split is None:
-        return source.dataset(listing, shuffle, augmentation)
+        return source.dataset(listing, shuffle, form.policy)
     training, validation = listing.split(validation_split)
     if subset == "validation":
         return source.dataset(validation)
-    first = source.dataset(training, shuffle, augmentation)
+    first = source.dataset(training, shuffle, form.policy)
     return first if subset == "training" else (first, source.dataset(validation))
 
 
@@ -163,23 +168,30 @@ class _Form:
     seed: int | None
     crop: bool
     pad: bool
-    rescale: float | None
     cache: str | None
+    policy: Policy | None
 
     @property
     def channels(self) -> int:
         return decoding.CHANNELS[self.color_mode]
 
+    @property
+    def rescales(self) -> list[Rescale]:
+        """What a policy does to the numbers that the model takes, in the end."""
+        transforms = () if self.policy is None else self.policy.transforms
+        return [one for one in transforms if isinstance(one, Rescale)]
+
     def sized(self, image: Any) -> Any:
         """An image in the wanted size, uint8."""
         size, method = self.image_size, self.interpolation
-        if self.crop or self.pad:
+        if self.pad:
+            image = tf.image.resize_with_pad(image, *size, method=method)
+        elif self.crop:
             image = keras.ops.image.resize(
-                tf.cast(image, tf.float32),
+                image,
                 size,
                 method,
-                crop_to_aspect_ratio=self.crop,
-                pad_to_aspect_ratio=self.pad,
+                crop_to_aspect_ratio=True,
                 data_format="channels_last",
             )
         else:
@@ -205,10 +217,12 @@ class _Form:
             return tf.constant(listing.labels, tf.float32)[:, None]
         return tf.one_hot(listing.labels, len(listing.class_names))
 
-    def pixels(self, images: Any) -> Any:
-        """Images as the model gets them, before they are augmented."""
+    def validation_pixels(self, images: Any) -> Any:
+        """Images that are not augmented, on the scale of those that are."""
         images = tf.cast(images, self.dtype)
-        return images if self.rescale is None else images * self.rescale
+        for rescale in self.rescales:
+            images = images * rescale.scale + rescale.offset
+        return images
 
 
 @dataclass(frozen=True)
@@ -220,104 +234,55 @@ class _Source:
     unreadable: list[str]
 
     def dataset(
-        self, listing: Listing, shuffle: bool = False, augmentation: Any = None
+        self, listing: Listing, shuffle: bool = False, policy: Policy | None = None
     ) -> Any:
         """The dataset of the images of a listing."""
-        form, mapped = self.form, {"num_parallel_calls": tf.data.AUTOTUNE}
+        form = self.form
         data = tf.data.Dataset.from_tensor_slices(self._slices(listing))
         if shuffle:
             data = data.shuffle(len(listing), form.seed)
         if self.kept is None:
-            data = data.map(lambda path, *label: (form.load(path), *label), **mapped)
-        if form.batch_size is not None:
-            data = data.batch(form.batch_size)
-        data = data.map(self._finished, **mapped)
-        if augmentation is not None:
-            data = _augmented(form, data, augmentation)
+            data = _map(data, form.load)
+        data = data.batch(form.batch_size or _BATCH)
+        if self.kept is not None:
+            data = _map(data, self.kept.rows)
+        if policy is None:
+            data = _map(data, form.validation_pixels)
+        else:
+            # Bytes, whose range of values is known and which are fewer to move.
+            data = _map(policy.map(data), lambda images: _as_floats(images, form.dtype))
+        if form.batch_size is None:
+            data = data.unbatch()
+            data = data.apply(tf.data.experimental.assert_cardinality(len(listing)))
         data = data.prefetch(tf.data.AUTOTUNE)
         data.class_names = list(listing.class_names) or None
         data.file_paths = [str(path) for path in listing.paths]
         data.unreadable = self.unreadable
         return data
 
-    def _slices(self, listing: Listing) -> tuple[Any, ...]:
+    def _slices(self, listing: Listing) -> Any:
         """What is shuffled: paths or places, and labels."""
         first = decoding.encoded(listing)
         if self.kept is not None:
             first = tf.constant(listing.rows, tf.int64)
-        if self.form.label_mode is None:
-            return (first,)
-        return first, self.form.labels(listing)
-
-    def _finished(self, first: Any, *label: Any) -> Any:
-        images = first if self.kept is None else self.kept.rows(first)
-        images = self.form.pixels(images)
-        return (images, *label) if label else images
+        alone = self.form.label_mode is None
+        return first if alone else (first, self.form.labels(listing))
 
 
-def _augmented(form: _Form, data: Any, augmentation: Any) -> Any:
-    raise NotImplementedError  # until policies are there
+def _map(data: Any, function: Any) -> Any:
+    """Maps what comes first, images or what stands for them."""
+
+    def mapped(*parts: Any) -> Any:
+        first, *rest = parts
+        return (function(first), *rest) if rest else function(first)
+
+    return data.map(mapped, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _legacy(
-    augmentation: Any, split: float | None
-) -> tuple[Any, float | None, float | None]:
-    """Takes out of ImageDataGenerator's arguments what is not of a policy.
-
-    Its validation images are rescaled too, or the model would see other numbers.
-    """
-    if not isinstance(augmentation, Mapping):
-        return augmentation, None, split
-    rest = dict(augmentation)
-    rescale = rest.pop("rescale", None)
-    own = rest.pop("validation_split", None)
-    return rest or None, rescale or None, (own or None) if split is None else split
+def _as_floats(images: Any, dtype: str) -> Any:
+    """Bytes as they are asked for; what the policy made floats stays so."""
+    return tf.cast(images, dtype) if images.dtype == tf.uint8 else images
 
 
-# Wrong calls
-
-
-def _check_combinations(
-    form: _Form, class_names: Any, split: Any, subset: str | None
-) -> None:
-    arguments.one_of("subset", subset, ("training", "validation", "both", None))
-    if form.crop and form.pad:
-        raise UsageError(
-            "`crop_to_aspect_ratio` and `pad_to_aspect_ratio` exclude each other",
-            received="both",
-            fix="Choose one",
-        )
-    if class_names is not None and form.label_mode is None:
-        raise UsageError(
-            "`class_names` are for images with labels",
-            received="class_names with label_mode=None",
-            fix="Leave one of them out",
-        )
-    if form.rescale is not None and form.dtype == "uint8":
-        raise UsageError(
-            "Rescaled pixels are no bytes",
-            received=f"rescale={form.rescale} with dtype='uint8'",
-            fix="Leave `dtype` out",
-        )
-    if (split is None) != (subset is None):
-        raise UsageError(
-            "`validation_split` and `subset` go together",
-            received=f"validation_split={split}, subset={subset!r}",
-            fix='Pass validation_split=0.2 and subset="both", or neither',
-        )
-    number = isinstance(split, int | float) and not isinstance(split, bool)
-    if split is not None and not (number and 0 < split < 1):
-        raise UsageError(
-            "`validation_split` must lie between 0 and 1",
-            received=split,
-            fix="Pass 0.2",
-        )
-
-
-def _check_classes(form: _Form, listing: Listing) -> None:
-    if form.label_mode == "binary" and len(listing.class_names) != 2:
-        raise UsageError(
-            'label_mode="binary" is for two classes',
-            received=f"{len(listing.class_names)}: {', '.join(listing.class_names)}",
-            fix='Pass label_mode="int" or "categorical", or two `class_names`',
-        )
+def _policy(augmentation: Any, seed: int | None) -> Policy | None:
+    return None if augmentation is None else policy_of(augmentation, seed=seed)

