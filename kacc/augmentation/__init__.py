@@ -14,6 +14,12 @@ from kacc.augmentation.config import (
     TrivialAugment,
     Zoom,
 )
+from kacc.augmentation.config_sequences import (
+    NoiseAtSNR,
+    SpecAugment,
+    TimeShift,
+    TokenDropout,
+)
 from kacc.augmentation.config_values import (
     AutoContrast,
     Blur,
@@ -48,6 +54,7 @@ __all__ = [
     "Hue",
     "MixUp",
     "Noise",
+    "NoiseAtSNR",
     "Perspective",
     "Policy",
     "Posterize",
@@ -59,6 +66,9 @@ __all__ = [
     "Sharpness",
     "Shear",
     "Solarize",
+    "SpecAugment",
+    "TimeShift",
+    "TokenDropout",
     "Transform",
     "Translation",
     "TrivialAugment",

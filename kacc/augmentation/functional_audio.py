@@ -63,7 +63,7 @@ def noise_at_snr(waves: Any, snr_db: Any, seed: Any) -> Any:
     """
     waves = tf.convert_to_tensor(waves)
     signal = tf.cast(waves, tf.float32)
-    noise = tf.random.stateless_normal(tf.shape(signal), seed)
+    noise = tf.random.stateless_normal(tf.shape(signal), seed, alg="philox")
     wanted = _power(signal) / tf.pow(10.0, tf.cast(snr_db, tf.float32) / 10)
     scale = tf.sqrt(tf.math.divide_no_nan(wanted, _power(noise)))
     return tf.cast(signal + _to_rank(scale, signal) * noise, waves.dtype)

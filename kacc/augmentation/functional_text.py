@@ -29,7 +29,7 @@ def token_dropout(
     """
     tokens = tf.convert_to_tensor(tokens)
     rate = tf.convert_to_tensor(rate, tf.float32)
-    drawn = tf.random.stateless_uniform(tf.shape(tokens), seed)
+    drawn = tf.random.stateless_uniform(tf.shape(tokens), seed, alg="philox")
     dropped = drawn < (rate[:, None] if rate.shape.rank else rate)
     for kept in keep:
         dropped &= tokens != tf.cast(kept, tokens.dtype)
