@@ -37,6 +37,7 @@ from kacc.augmentation.config_values import (
     Sharpness,
     Solarize,
 )
+from kacc.augmentation.data_check import DataCheck, check
 from kacc.augmentation.directory import flow_from_directory
 from kacc.augmentation.policy import Policy, policy_of
 
@@ -47,6 +48,7 @@ __all__ = [
     "ChannelShift",
     "Contrast",
     "CutMix",
+    "DataCheck",
     "Equalize",
     "Erasing",
     "Flip",
@@ -73,6 +75,7 @@ __all__ = [
     "Translation",
     "TrivialAugment",
     "Zoom",
+    "check",
     "flow_from_directory",
     "policy_of",
 ]
