@@ -29,6 +29,10 @@ class Transform:
     modality: ClassVar[str] = "image"
     # Whether it depends on the lowest and highest value that an image can have.
     needs_value_range: ClassVar[bool] = False
+    # Whether it is, or may become, a matrix of red, green and blue.
+    is_colour: ClassVar[bool] = False
+    # Whether it moves what is in the image.
+    moves: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -93,6 +97,7 @@ class Flip(Transform):
 
     mode: str = "horizontal"
     probability: float = 0.5
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("`mode`", self.mode, ("horizontal", "vertical", "both"))
@@ -110,6 +115,7 @@ class Rotation(Transform):
 
     degrees: Range
     probability: float = 1.0
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._keep(degrees=checks.interval("`degrees`", self.degrees))
@@ -129,6 +135,7 @@ class Shear(Transform):
     degrees: Range
     axis: str = "horizontal"
     probability: float = 1.0
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._keep(degrees=checks.interval("`degrees`", self.degrees, low=-89, high=89))
@@ -150,6 +157,7 @@ class Zoom(Transform):
     range: Range
     keep_aspect: bool = True
     probability: float = 1.0
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         limits = {"around": 1.0, "low": 0.01, "high": 100}
@@ -170,6 +178,7 @@ class Translation(Transform):
     fraction: Range
     vertical: Range | None = None
     probability: float = 1.0
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         limits = {"low": -1, "high": 1}
@@ -190,6 +199,7 @@ class Perspective(Transform):
 
     scale: float = 0.1
     probability: float = 1.0
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.number("`scale`", self.scale, 0, 0.45)
@@ -210,6 +220,7 @@ class RandomCrop(Transform):
 
     padding: int = 4
     probability: float = 1.0
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole("`padding`", self.padding, 1)
@@ -275,6 +286,8 @@ class RandAugment(Transform):
     magnitude: float = 9
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
+    is_colour: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole("`n`", self.n, 1, 14)
@@ -295,6 +308,8 @@ class TrivialAugment(Transform):
 
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
+    is_colour: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.share("`probability`", self.probability)

@@ -40,6 +40,8 @@ class Brightness(_Factor):
         probability: the share of images that are changed.
     """
 
+    is_colour: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
 class Contrast(_Factor):
@@ -50,6 +52,8 @@ class Contrast(_Factor):
         probability: the share of images that are changed.
     """
 
+    is_colour: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
 class Saturation(_Factor):
@@ -59,6 +63,8 @@ class Saturation(_Factor):
         factor: 0 has no colours; a range, or a number for (1 - number, 1 + number).
         probability: the share of images that are changed.
     """
+
+    is_colour: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Hue(Transform):
     fraction: Range
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
+    is_colour: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         limits = {"low": -1, "high": 1}
@@ -95,6 +102,7 @@ class ChannelShift(Transform):
     fraction: Range
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
+    is_colour: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         limits = {"low": -1, "high": 1}
@@ -112,6 +120,7 @@ class Grayscale(Transform):
 
     probability: float = 0.1
     needs_value_range: ClassVar[bool] = True
+    is_colour: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.share("`probability`", self.probability)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,6 +109,140 @@ class Policy:
     def modality(self) -> str:
         """What the transforms are for: "image", or another kind of data."""
         return self.transforms[0].modality
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images get a part of others, so that labels must be mixed, too."""
+        return bool(self.all(config.MixUp, config.CutMix))
+
+    @property
+    def is_projective(self) -> bool:
+        """Whether the warp is more than affine."""
+        return bool(self.all(config.Perspective))
+
+    @property
+    def warp_interpolation(self) -> str:
+        """That of the warp; images that move by whole pixels need none."""
+        kinds = (config.Flip, config.RandomCrop)
+        others = [t for t in self.transforms if t.moves and not isinstance(t, kinds)]
+        return self.interpolation if others else "nearest"
+
+    @property
+    def blur_radius(self) -> int:
+        """Pixels to each side that a blur reads: three deviations."""
+        variances = [blur.sigma[1] ** 2 for blur in self.all(config_values.Blur)]
+        return math.ceil(3 * math.sqrt(sum(variances)))
+
+    def range_of(self, dtype: Any) -> tuple[float, float]:
+        """The lowest and highest value of images of a type.
+
+        Raises:
+            UsageError: for floats, if a transform needs it and the policy does not say.
+        """
+        if str(getattr(dtype, "name", dtype)) == "uint8":
+            return 0.0, 255.0
+        needing = [type(t).__name__ for t in self.transforms if t.needs_value_range]
+        if self.value_range is None and needing:
+            raise UsageError(
+                f"{needing[0]} of float images needs the range of their values",
+                received="a policy without value_range",
+                fix="Pass value_range=(0, 255), or (0, 1), or uint8 images",
+            )
+        return self.value_range or (0.0, 255.0)
+
+    def all(self, *classes: type) -> list[Any]:
+        """Its transforms of some classes."""
+        return [t for t in self.transforms if isinstance(t, classes)]
+
+    def sample(
+        self, seed: Sequence[int], batch: int, height: int, width: int
+    ) -> dict[str, Any]:
+        """The parameters that are drawn for a batch.
+
+        Args:
+            seed: two or three integers of 32 bits; the same give the same parameters.
+            batch: images.
+            height: of an image, in pixels.
+            width: of an image, in pixels.
+
+        Returns:
+            Name -> tensor; see `kacc.augmentation.sampling.draw`.
+
+        Example:
+            >>> from kacc.augmentation import Flip, Policy
+            >>> Policy([Flip()]).sample((1, 2), 8, 32, 32)["matrix"].shape
+            TensorShape([8, 3, 3])
+        """
+        from kacc.augmentation.sampling import compiled_draw
+
+        whole = [checks.whole("`seed`", part, -(2**31), 2**31 - 1) for part in seed]
+        return compiled_draw(self, batch, height, width)((*whole, 0, 0)[:3])
+
+    def map(
+        self,
+        dataset: Any,
+        engine: str = "auto",
+        *,
+        key: Any = None,
+        bounding_box_format: str | None = None,
+    ) -> Any:
+        """A dataset whose batches are changed, anew in each epoch.
+
+        Put it behind `cache`, `shuffle` and `batch`, and `prefetch` behind it.
+
+        Args:
+            dataset: a tf.data.Dataset of batches: images; (images, labels) or (images,
+                labels, weights); or Keras's dictionaries with "images" and what there
+                is of "labels", "bounding_boxes" and "segmentation_masks".
+            engine: "host" (OpenCV), "graph" (TensorFlow, compiled by XLA for each shape
+                of batches), or "auto": the host if OpenCV is installed.
+            key: of the images, where the inputs are a dictionary or a tuple.
+            bounding_box_format: as Keras names it, such as "xyxy" or "rel_xywh".
+
+        Returns:
+            A tf.data.Dataset of the same structure. Bounding boxes that have left the
+            image have labels of -1.
+
+        Raises:
+            UsageError: for anything but such a dataset, or labels that cannot be mixed.
+
+        Example:
+            >>> import numpy as np, tensorflow as tf
+            >>> from kacc.augmentation import Policy
+            >>> data = tf.data.Dataset.from_tensor_slices(np.zeros((8, 32, 32, 3)))
+            >>> Policy.from_name("light").map(data.batch(4)).element_spec.shape
+            TensorShape([None, 32, 32, 3])
+        """
+        from kacc.augmentation.pipeline import map_dataset
+
+        return map_dataset(self, dataset, engine, key, bounding_box_format)
+
+    def preview(self, images: Any, path: Any, columns: int = 8, rows: int = 8) -> Any:
+        """Draws what the policy does: originals on the left, changed images beside.
+
+        Args:
+            images: a batch (n, height, width, channels) of which the first are drawn.
+            path: of the PNG file to write.
+            columns: changed images beside each original.
+            rows: originals.
+
+        Returns:
+            The path.
+
+        Raises:
+            UsageError: for anything but such a batch.
+
+        Example:
+            >>> import numpy as np, tempfile, pathlib
+            >>> from kacc.augmentation import Policy
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "light.png"
+            >>> images = np.zeros((2, 32, 32, 3), "uint8")
+            >>> Policy.from_name("light").preview(images, path) == path
+            True
+        """
+        from kacc.augmentation.preview import draw_grid
+
+        return draw_grid(self, images, path, columns, rows)
 
     def get_config(self) -> dict[str, Any]:
         """The policy as JSON values, for layers and logs."""

@@ -1,0 +1,40 @@
+"""A policy in a `tf.data` pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from kacc.augmentation.apply import engine_named
+from kacc.augmentation.elements import change_element
+from kacc.core.errors import UsageError
+
+
+def map_dataset(
+    policy: Any,
+    dataset: Any,
+    engine: str = "auto",
+    key: Any = None,
+    bounding_box_format: str | None = None,
+) -> tf.data.Dataset:
+    """See `Policy.map`."""
+    if not isinstance(dataset, tf.data.Dataset):
+        raise UsageError(
+            "Only a tf.data.Dataset can be mapped",
+            received=type(dataset).__name__,
+            fix="Make one by tf.data.Dataset.from_tensor_slices((x, y)).batch(64)",
+        )
+    engine = engine_named(engine)
+
+    def change(seed: Any, *element: Any) -> Any:
+        # The numbers fill 32 bits; as int32 the upper half is negative.
+        seed = tf.concat([tf.cast(seed, tf.int32), [0]], 0)
+        data = element if isinstance(dataset.element_spec, tuple) else element[0]
+        return change_element(policy, seed, data, engine, key, bounding_box_format)
+
+    seeds = tf.data.Dataset.random(policy.seed, rerandomize_each_iteration=True)
+    pairs = tf.data.Dataset.zip(seeds.batch(2, drop_remainder=True), dataset)
+    if isinstance(dataset.element_spec, tuple):
+        return pairs.map(lambda seed, element: change(seed, *element), tf.data.AUTOTUNE)
+    return pairs.map(change, tf.data.AUTOTUNE)
