@@ -39,6 +39,7 @@ from kacc.augmentation.config_values import (
 )
 from kacc.augmentation.data_check import DataCheck, check
 from kacc.augmentation.directory import flow_from_directory
+from kacc.augmentation.image_data_generator import from_image_data_generator
 from kacc.augmentation.policy import Policy, policy_of
 
 __all__ = [
@@ -77,5 +78,6 @@ __all__ = [
     "Zoom",
     "check",
     "flow_from_directory",
+    "from_image_data_generator",
     "policy_of",
 ]

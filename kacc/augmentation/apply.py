@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kacc.augmentation import checks, config_values, functional, geometry, host
+from kacc.augmentation import (
+    checks,
+    config_values,
+    functional,
+    geometry,
+    host,
+    sequences,
+)
 from kacc.augmentation.draws import ALGORITHM
 from kacc.augmentation.sampling import draw
 from kacc.core.errors import UsageError
@@ -60,6 +67,8 @@ def augment(policy: Any, seed: Any, fields: Fields, engine: str = "graph") -> Fi
         >>> augment(policy, (0, 0, 0), {"images": images})["images"].numpy().ravel()
         array([2., 1.], dtype=float32)
     """
+    if policy.modality != "image":
+        return {**fields, "images": sequences.augment(policy, fields["images"], seed)}
     _check(policy, fields)
     seed = tf.convert_to_tensor(seed, tf.int32)
     given = fields["images"]

@@ -36,6 +36,7 @@ class LegacyWarp(Transform):
     height_shift: Shift = 0.0
     shear: float = 0.0
     zoom: tuple[float, float] = (1.0, 1.0)
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.number("`rotation_range`", self.rotation, 0)
@@ -57,6 +58,7 @@ class LevelShift(Transform):
 
     fraction: float
     needs_value_range: ClassVar[bool] = True
+    is_colour: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.number("`fraction`", self.fraction, 0, 1)

@@ -10,6 +10,7 @@ from kacc.augmentation.colour import product
 from kacc.augmentation.draws import Draws
 
 COLUMNS = {
+    "affine",
     "angle",
     "corners",
     "flip_x",
@@ -38,6 +39,8 @@ def matrix(columns: dict[str, Any], draws: Draws) -> Any:
         first pixel is (0, 0).
     """
     result = _affine(columns, tf.ones(draws.batch))
+    if "affine" in columns:  # a whole matrix, done before the others
+        result = product(columns["affine"], result)
     if "corners" in columns:
         result = product(result, _projective(columns["corners"], draws))
     # Until here the middle of the image was (0, 0).

@@ -270,7 +270,8 @@ def policy_of(policy: Any, **options: Any) -> Policy:
     """The policy that a name, a list of transforms or one transform stands for.
 
     Args:
-        policy: a `Policy`, a name, transforms or a transform.
+        policy: a `Policy`, a name, transforms, a transform, or a dictionary: a policy's
+            config, or arguments of `ImageDataGenerator`.
         **options: arguments of `Policy` to set; None leaves what the policy says.
 
     Raises:
@@ -290,6 +291,10 @@ def policy_of(policy: Any, **options: Any) -> Policy:
         return Policy((policy,), **given)
     if isinstance(policy, dict) and "transforms" in policy:
         return replace(Policy.from_config(policy), **given)
+    if isinstance(policy, dict):
+        from kacc.augmentation.image_data_generator import from_image_data_generator
+
+        return replace(from_image_data_generator(**policy), **given)
     if isinstance(policy, Sequence):
         return Policy(tuple(policy), **given)
     names = ", ".join(f'"{name}"' for name in _NAMED)

@@ -9,7 +9,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from kacc.augmentation import config, config_values, geometry
+from kacc.augmentation import (
+    config,
+    config_legacy,
+    config_values,
+    geometry,
+    legacy_sampling,
+)
 from kacc.augmentation.beta import beta_quantile
 from kacc.augmentation.choices import rand_augment, trivial_augment
 from kacc.augmentation.colour import colour_matrix
@@ -266,4 +272,6 @@ _SAMPLERS: dict[type, Callable[[Any, Draws], None]] = {
     config_values.Noise: _noise,
     config_values.Erasing: _erasing,
     config_values.Rescale: _rescale,
+    config_legacy.LegacyWarp: legacy_sampling.sample_warp,
+    config_legacy.LevelShift: legacy_sampling.sample_level,
 }
