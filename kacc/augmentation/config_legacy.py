@@ -18,8 +18,9 @@ class LegacyWarp(Transform):
     """The geometry of `ImageDataGenerator`, but for flips: its matrix and its ranges.
 
     Other than with `Rotation`, `Shear`, `Zoom` and `Translation`, an image is shifted
-    before it is turned, a shear moves columns by sin(angle) and narrows them by
-    cos(angle), width and height are zoomed each by itself, and factors below 1 enlarge.
+    before it is turned, a shear moves rows by their height times sin(angle) and
+    heights change by cos(angle), width and height are zoomed each by itself, and
+    factors below 1 enlarge.
 
     Args:
         rotation: the largest angle to both sides, in degrees.

@@ -71,6 +71,8 @@ def combinations(form: Any, class_names: Any, split: Any, subset: str | None) ->
             received="class_names with label_mode=None",
             fix="Leave one of them out",
         )
+    if form.policy is not None:
+        _of_images(form.policy, form.label_mode)
     if form.dtype == "uint8" and form.rescales:
         raise UsageError(
             "Rescaled images are floats",
@@ -98,4 +100,18 @@ def binary(label_mode: str | None, class_names: Sequence[str]) -> None:
             'label_mode="binary" is for two classes',
             received=f"{len(class_names)}: {', '.join(class_names)}",
             fix='Pass label_mode="int" or "categorical", or two `class_names`',
+        )
+
+
+def _of_images(policy: Any, label_mode: str | None) -> None:
+    if policy.modality != "image":
+        raise UsageError(
+            "`augmentation` must be a policy of images",
+            received=f"one of the kind {policy.modality!r}",
+        )
+    if policy.mixes and label_mode in ("int", None):
+        raise UsageError(
+            "MixUp and CutMix need labels that can be mixed",
+            received=f"label_mode={label_mode!r}",
+            fix='Pass label_mode="categorical"',
         )

@@ -60,8 +60,11 @@ def from_image_data_generator(*, seed: int = 0, **arguments: Any) -> Policy:
     They have their names, units and ranges: `rotation_range` and `shear_range` in
     degrees, shifts as shares, pixels or lists, `zoom_range` as a number or a range of
     factors, `brightness_range` as factors, `channel_shift_range` in the units of pixels
-    from 0 to 255. Two things differ: shifted channels are clipped to the range of
-    pixels, not to the extremes of the image; and brightness is changed before them.
+    from 0 to 255. What differs: shifted channels are clipped to the range of pixels,
+    not to the extremes of the image, and brightness is changed before them. And two
+    faults of Keras 2 are not copied, where `height_shift_range` moves images sideways
+    (and `width_shift_range` up and down), and images that are not square turn around a
+    point beside their middle.
 
     Args:
         seed: of the policy.

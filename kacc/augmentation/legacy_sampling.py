@@ -19,11 +19,11 @@ def legacy_matrix(
 
     Args:
         theta: angle of the rotation, radians.
-        tx: pixels downwards, as Keras 2 calls it.
-        ty: pixels to the right.
+        tx: pixels sideways.
+        ty: pixels up or down.
         shear: angle of the shear, radians.
-        zx: factor of the heights.
-        zy: factor of the widths.
+        zx: factor of the widths.
+        zy: factor of the heights.
 
     Returns:
         Rows x and y of the map from (x, y, 1) in the result to the image.
@@ -31,25 +31,29 @@ def legacy_matrix(
     Example:
         >>> x, y = legacy_matrix(*tf.zeros(4), tf.constant(1.0), tf.constant(1.0))
         >>> [float(value) for value in (*x, *y)]
-        [1.0, 0.0, 0.0, -0.0, 1.0, 0.0]
+        [1.0, -0.0, 0.0, 0.0, 1.0, 0.0]
     """
     cos, sin = tf.cos(theta), tf.sin(theta)
     slant = theta + shear
     return (
-        (zy * tf.cos(slant), zx * sin, sin * tx + cos * ty),
-        (-zy * tf.sin(slant), zx * cos, cos * tx - sin * ty),
+        (zx * cos, -zy * tf.sin(slant), cos * tx - sin * ty),
+        (zx * sin, zy * tf.cos(slant), sin * tx + cos * ty),
     )
 
 
 def sample_warp(warp: LegacyWarp, draws: Draws) -> None:
-    """Draws the numbers of a warp, as `get_random_transform` does."""
+    """Draws the numbers of a warp, as `get_random_transform` does.
+
+    But for one thing: it calls what `height_shift_range` gives tx, so that Keras 2
+    moves images sideways by it. Here they move as the arguments are named.
+    """
     radians = math.pi / 180
     theta, shear = (
         draws.uniform((-angle, angle)) * radians
         for angle in (warp.rotation, warp.shear)
     )
-    tx = _drawn_shift(warp.height_shift, draws, draws.height)
-    ty = _drawn_shift(warp.width_shift, draws, draws.width)
+    tx = _drawn_shift(warp.width_shift, draws, draws.width)
+    ty = _drawn_shift(warp.height_shift, draws, draws.height)
     zx, zy = draws.uniform(warp.zoom), draws.uniform(warp.zoom)
     rows = [tf.stack(row, 1) for row in legacy_matrix(theta, tx, ty, shear, zx, zy)]
     last = tf.broadcast_to(tf.constant([0.0, 0.0, 1.0]), tf.shape(rows[0]))

@@ -1,4 +1,4 @@
-"""ImageDataGenerator's arguments: the same images for the same numbers, and as often."""
+"""ImageDataGenerator: the same images for the same numbers, and drawn as often."""
 
 import inspect
 import json
@@ -25,7 +25,7 @@ from kacc.augmentation.legacy_sampling import legacy_matrix
 RNG = np.random.default_rng(0)
 
 
-def smooth(height=40, width=32, channels=3):
+def smooth(height=36, width=36, channels=3):
     """An image without high frequencies, on which interpolations agree."""
     y, x = np.mgrid[:height, :width]
     waves = [
@@ -97,13 +97,39 @@ def theirs(arguments, batch=2000, height=40, width=30):
 
 
 def assert_alike(ours, wanted):
-    """Two samples of one distribution, by their extremes, mean and deciles."""
-    spread = np.ptp(wanted)
-    assert spread > 0
-    for q in (0, 10, 25, 50, 75, 90, 100):
-        difference = np.percentile(ours, q) - np.percentile(wanted, q)
-        assert abs(difference) <= 0.08 * spread, q
-    assert abs(ours.mean() - wanted.mean()) < 0.05 * spread
+    """Two samples of one distribution (Kolmogorov and Smirnov, at a thousandth)."""
+    ours, wanted = np.round(ours, 4), np.round(wanted, 4)
+    places = np.union1d(ours, wanted)
+    shares = [
+        np.searchsorted(np.sort(x), places, side="right") / len(x)
+        for x in (ours, wanted)
+    ]
+    bound = 1.95 * np.sqrt(1 / len(ours) + 1 / len(wanted))
+    assert np.abs(shares[0] - shares[1]).max() < bound
+    assert np.ptp(ours) == pytest.approx(np.ptp(wanted), rel=0.02)
+    assert np.ptp(wanted) > 0
+
+
+def test_keras_2_itself_moves_sideways_by_heights():
+    """What is not copied; if this fails, the note in the docstring is out of date."""
+    image = smooth()
+    np.random.seed(0)  # noqa: NPY002
+    generator = ImageDataGenerator(height_shift_range=[5])
+    moved = generator.apply_transform(
+        image, generator.get_random_transform((36, 36, 3))
+    )
+    sideways = [generator.apply_transform(image, {"tx": tx}) for tx in (5, -5)]
+    assert any((moved == one).all() for one in sideways)
+    shift = {
+        abs(s)
+        for s in np.round(columns({"height_shift_range": [5]})["matrix"])[:, 1, 2]
+    }
+    assert shift == {5}
+
+
+def test_images_that_are_not_square_turn_around_their_middle():
+    matrix = columns({"rotation_range": 50}, height=40, width=20)["matrix"]
+    np.testing.assert_allclose(matrix[:, :2, 2], 0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -112,16 +138,16 @@ def assert_alike(ours, wanted):
         (
             {"rotation_range": 30},
             "theta",
-            lambda m: np.rad2deg(np.arctan2(m[:, 0, 1], m[:, 0, 0])),
+            lambda m: np.rad2deg(np.arctan2(m[:, 1, 0], m[:, 0, 0])),
         ),
         (
             {"shear_range": 20},
             "shear",
-            lambda m: -np.rad2deg(np.arctan2(m[:, 1, 0], m[:, 0, 0])),
+            lambda m: -np.rad2deg(np.arctan2(m[:, 0, 1], m[:, 1, 1])),
         ),
-        ({"zoom_range": 0.3}, "zx", lambda m: m[:, 1, 1]),
-        ({"zoom_range": 0.3}, "zy", lambda m: m[:, 0, 0]),
-        ({"zoom_range": [0.5, 0.8]}, "zx", lambda m: m[:, 1, 1]),
+        ({"zoom_range": 0.3}, "zx", lambda m: m[:, 0, 0]),
+        ({"zoom_range": 0.3}, "zy", lambda m: m[:, 1, 1]),
+        ({"zoom_range": [0.5, 0.8]}, "zx", lambda m: m[:, 0, 0]),
         ({"height_shift_range": 0.2}, "tx", lambda m: m[:, 1, 2]),
         ({"width_shift_range": 0.2}, "ty", lambda m: m[:, 0, 2]),
         ({"width_shift_range": 4.0}, "ty", lambda m: m[:, 0, 2]),
@@ -155,7 +181,7 @@ def test_flips_are_drawn_as_often():
     for axis, name in ((0, "flip_horizontal"), (1, "flip_vertical")):
         share = (matrix[:, axis, axis] < 0).mean()
         assert share == pytest.approx(flipped[name].mean(), abs=0.05)
-    assert columns({"vertical_flip": True})["matrix"][:, 0, 0].min() == 1
+    assert columns({"vertical_flip": True})["matrix"][:, 0, 0].min() > 0
 
 
 def test_colours_are_drawn_as_the_generator_draws_them():
@@ -177,7 +203,7 @@ def test_colours_are_the_same_images(engine):
         ({"rescale": 1 / 255}, {}),
     ):
         policy = from_image_data_generator(**arguments)
-        found = augment(policy, (1, 2, 3), {"images": image[None]}, engine)
+        found = augment(policy, (1, 2, 3), {"images": tf.constant(image[None])}, engine)
         wanted = generator.apply_transform(image, numbers)
         wanted = wanted * arguments.get("rescale", 1)
         # The generator goes through bytes, which it cuts off.
@@ -192,11 +218,13 @@ def test_flips_come_after_the_warp(engine):
     generator = ImageDataGenerator()
     policy = from_image_data_generator(**arguments, horizontal_flip=True)
     batch = np.repeat(image[None], 32, 0)
-    found = np.asarray(augment(policy, (1, 2, 3), {"images": batch}, engine)["images"])
+    found = np.asarray(
+        augment(policy, (1, 2, 3), {"images": tf.constant(batch)}, engine)["images"]
+    )
     wanted = [
         generator.apply_transform(image, {"tx": tx, "ty": ty, "flip_horizontal": flip})
-        for tx in (3, -3)
-        for ty in (5, -5)
+        for tx in (5, -5)
+        for ty in (3, -3)
         for flip in (False, True)
     ]
     nearest = [
