@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
-    from kacc import callbacks, layers, pruning, schedules
+    from kacc import augmentation, callbacks, layers, pruning, schedules
     from kacc.acceleration import accelerate
     from kacc.converters.artifact import Artifact
     from kacc.converters.convert import convert
@@ -47,6 +47,7 @@ __all__ = [
     "Weight",
     "__version__",
     "accelerate",
+    "augmentation",
     "callbacks",
     "convert",
     "from_tf_keras",
@@ -94,7 +95,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "layers", "pruning", "schedules"):
+    if name in ("augmentation", "callbacks", "layers", "pruning", "schedules"):
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")

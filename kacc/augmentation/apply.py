@@ -67,6 +67,7 @@ def augment(policy: Any, seed: Any, fields: Fields, engine: str = "graph") -> Fi
         >>> augment(policy, (0, 0, 0), {"images": images})["images"].numpy().ravel()
         array([2., 1.], dtype=float32)
     """
+    fields = {name: tf.convert_to_tensor(value) for name, value in fields.items()}
     if policy.modality != "image":
         return {**fields, "images": sequences.augment(policy, fields["images"], seed)}
     _check(policy, fields)

@@ -1,5 +1,6 @@
 """Policies of sounds and texts."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -77,6 +78,80 @@ def test_policies_survive_json(transform, batch):
     again = Policy.from_config(config)
     assert again == policy
     assert hash(again) == hash(policy)
+
+
+# The three uses of a policy
+
+
+def classifier(batch):
+    tokens = batch.dtype.kind == "i"
+    first = keras.layers.Embedding(101, 4) if tokens else keras.layers.Identity()
+    dtype = "int64" if tokens else "float32"
+    return keras.Sequential(
+        [
+            keras.Input(batch.shape[1:], dtype=dtype),
+            first,
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+@EACH
+def test_datasets_layers_and_callbacks_change_data(transform, batch):
+    policy = Policy([transform])
+    labels = np.arange(len(batch)) % 2
+    data = tf.data.Dataset.from_tensor_slices((batch, labels)).batch(24)
+    epochs = [list(policy.map(data).as_numpy_iterator()) for _ in range(2)]
+    for one, two in zip(*epochs, strict=True):
+        np.testing.assert_array_equal(one[0], two[0])
+    changed = np.concatenate([x for x, _ in epochs[0]])
+    assert changed.shape == batch.shape
+    assert changed.dtype == batch.dtype
+    assert (changed != batch).any()
+    np.testing.assert_array_equal(np.concatenate([y for _, y in epochs[0]]), labels)
+    for engine in ("graph", "auto"):
+        same = next(iter(policy.map(data, engine)))[0]
+        np.testing.assert_array_equal(same, epochs[0][0][0])
+
+    layer = kacc.layers.Augmentation(policy)
+    np.testing.assert_array_equal(layer(batch), batch)
+    np.testing.assert_array_equal(layer(batch, training=False), batch)
+    assert (np.asarray(layer(batch, training=True)) != batch).any()
+
+    model = classifier(batch)
+    plain = model.predict(batch, verbose=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    unchanged = model.fit(batch, labels, batch_size=64, verbose=0).history["loss"]
+    augmentation = kacc.callbacks.DataAugmentation(policy)
+    validation = (batch, labels)
+    history = model.fit(
+        batch,
+        labels,
+        batch_size=64,
+        verbose=0,
+        callbacks=[augmentation],
+        validation_data=validation,
+    ).history
+    assert history["loss"] != unchanged
+    np.testing.assert_allclose(history["val_loss"], unchanged, rtol=1e-5)
+    np.testing.assert_array_equal(model.predict(batch, verbose=0), plain)
+
+
+def test_a_layer_with_it_is_saved_and_loaded(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((500,)), kacc.layers.Augmentation([NoiseAtSNR((0, 20))])]
+    )
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.layers[0].policy == model.layers[0].policy
+    np.testing.assert_array_equal(again.predict(WAVES, verbose=0), WAVES)
+
+
+def test_sounds_cannot_be_drawn(tmp_path):
+    with pytest.raises(kacc.UsageError):
+        Policy([TimeShift()]).preview(WAVES, tmp_path / "a.png")
 
 
 def test_shifts_are_within_bounds_and_whole():
