@@ -69,7 +69,7 @@ def _shift(name: str, value: Any) -> Shift:
     """A number of zero or more, or a tuple of numbers."""
     if isinstance(value, (tuple, list)) and value:
         return tuple(checks.number(name, entry) for entry in value)
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value < 0:
         raise UsageError(
             f"{name} must be a number of zero or more, or a list of numbers",
             received=value,

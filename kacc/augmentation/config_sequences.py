@@ -61,8 +61,8 @@ class NoiseAtSNR(Transform):
     modality: ClassVar[str] = "waveform"
 
     def __post_init__(self) -> None:
-        ends = self.snr_db
-        ends = tuple(ends) if isinstance(ends, (tuple, list)) else (ends, ends)
+        value = self.snr_db
+        ends = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
         self._keep(snr_db=checks.interval("`snr_db`", ends, low=-100, high=200))
         checks.share("`probability`", self.probability)
 

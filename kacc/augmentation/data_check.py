@@ -155,7 +155,7 @@ def _shared(first: Scan, second: Scan) -> tuple[tuple[Name, Name], ...]:
         if key in first.first:
             names = second.groups.get(key, [name])
             pairs += [(first.first[key][0], one) for one in names]
-    return tuple(sorted(pairs, key=lambda pair: pair[1]))  # type: ignore[arg-type, return-value]
+    return tuple(sorted(pairs, key=lambda pair: pair[1]))
 
 
 # What is wrong
@@ -246,11 +246,11 @@ def _across(
     if train.labelled != validation.labelled:
         found.append(f"only {'train' if train.labelled else 'validation'} has labels")
     if train.classes and validation.classes:
-        for one, other, where in (
+        for having, lacking, where in (
             (validation, train, "training"),
             (train, validation, "validation"),
         ):
-            missing = [n for n in one.classes if not other.classes.get(n)]
+            missing = [n for n in having.classes if not lacking.classes.get(n)]
             if missing:
                 found.append(
                     f"classes that the {where} data has none of: {_named(missing)}"
