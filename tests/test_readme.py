@@ -26,9 +26,18 @@ def _classifier():
     return model
 
 
-TRAINING, PRUNING, SPLIT, SERVERS = re.findall(
-    r"```python\n(.*?)```", README, re.DOTALL
-)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def _example(word):
+    """The one example with a word in it."""
+    (found,) = [example for example in EXAMPLES if word in example]
+    return found
+
+
+TRAINING, PRUNING = _example("ptq.tflite"), _example("sparse.tflite")
+SPLIT, SERVERS = _example("kacc.split"), _example("xla-cpu")
+DATA = _example("flow_from_directory")
 
 
 def _run(example, folder, monkeypatch):
@@ -46,6 +55,26 @@ def test_training_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     _run(TRAINING, tmp_path, monkeypatch)
     assert {"model.tflite", "ptq.tflite"} <= {p.name for p in tmp_path.iterdir()}
     assert "1 LSB" in capsys.readouterr().out
+
+
+def test_data_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(1)
+    for index in range(30):
+        part = "val" if index % 5 == 0 else "train"
+        folder = tmp_path / "photos" / part / ("cats" if index % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        image = random.integers(0, 256, (140, 130, 3))
+        keras.utils.save_img(folder / f"{index}.png", image, scale=False)
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((128, 128, 3)), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    monkeypatch.chdir(tmp_path)
+    names = {"model": model}
+    exec(DATA, names)
+    assert names["train"].class_names == ["cats", "dogs"]
+    assert len(model.history.history["val_loss"]) == 5
+    assert "nothing wrong" in capsys.readouterr().out
 
 
 def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):

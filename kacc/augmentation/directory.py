@@ -18,6 +18,7 @@ from kacc.augmentation.policy import Policy, policy_of
 from kacc.augmentation.store import Store, store
 
 LABEL_MODES = ("int", "categorical", "binary", None)
+_OVERSHOOTING = ("bicubic", "lanczos3", "lanczos5", "mitchellcubic")
 _BATCH = 32  # images that are augmented at once where none are batched
 INTERPOLATIONS = (
     "bilinear",
@@ -197,7 +198,11 @@ class _Form:
         else:
             image = tf.image.resize(image, size, method)
         image = tf.ensure_shape(image, (*size, self.channels))
-        return tf.saturate_cast(tf.round(tf.cast(image, tf.float32)), tf.uint8)
+        if image.dtype == tf.uint8:
+            return image
+        if method in _OVERSHOOTING:
+            image = tf.clip_by_value(image, 0.0, 255.0)
+        return tf.cast(image + 0.5, tf.uint8)  # rounds, a pass less than tf.round
 
     def load(self, path: Any) -> Any:
         """An image from its file, uint8."""

@@ -56,6 +56,8 @@ def everything(data):
         {},
         {"interpolation": "nearest"},
         {"interpolation": "bicubic"},
+        {"interpolation": "lanczos5"},
+        {"interpolation": "gaussian"},
         {"crop_to_aspect_ratio": True},
         {"pad_to_aspect_ratio": True},
         {"image_size": (5, 20), "batch_size": 3},
