@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kacc.augmentation import checks, config_values, functional, geometry, host
-from kacc.augmentation.draws import ALGORITHM
+from kacc.augmentation.randomness import normal
 from kacc.augmentation.sampling import draw
 from kacc.core.errors import UsageError
 
@@ -223,9 +223,8 @@ def _finish(policy: Any, given: Any, parameters: Parameters, fields: Fields) -> 
 def _spoiled(policy: Any, parameters: Parameters, images: Any, dtype: Any) -> Any:
     if "deviation" in parameters:
         low, high = policy.range_of(dtype)
-        noise = tf.random.stateless_normal(
-            tf.shape(images), parameters["noise_seed"], alg=ALGORITHM
-        )
+        key = tf.unstack(parameters["noise_key"])
+        noise = normal((key[0], key[1]), tf.shape(images))
         deviation = parameters["deviation"][:, None, None, None]
         images += noise * (deviation * (high - low))
         images = tf.clip_by_value(images, low, high)
