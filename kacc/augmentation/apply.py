@@ -17,7 +17,7 @@ from kacc.augmentation import (
     host,
     sequences,
 )
-from kacc.augmentation.draws import ALGORITHM
+from kacc.augmentation.randomness import normal
 from kacc.augmentation.sampling import draw
 from kacc.core.errors import UsageError
 
@@ -232,9 +232,8 @@ def _finish(policy: Any, given: Any, parameters: Parameters, fields: Fields) -> 
 def _spoiled(policy: Any, parameters: Parameters, images: Any, dtype: Any) -> Any:
     if "deviation" in parameters:
         low, high = policy.range_of(dtype)
-        noise = tf.random.stateless_normal(
-            tf.shape(images), parameters["noise_seed"], alg=ALGORITHM
-        )
+        key = tf.unstack(parameters["noise_key"])
+        noise = normal((key[0], key[1]), tf.shape(images))
         deviation = parameters["deviation"][:, None, None, None]
         images += noise * (deviation * (high - low))
         images = tf.clip_by_value(images, low, high)

@@ -193,7 +193,7 @@ class Perspective(Transform):
     """Looks at an image from the side: each of its corners moves by itself.
 
     Args:
-        scale: the farthest way of a corner, as a share of width and height, below 0.5.
+        scale: the farthest way of a corner as a share of width and height, at most 0.2.
         probability: the share of images that are changed.
     """
 
@@ -202,7 +202,7 @@ class Perspective(Transform):
     moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.number("`scale`", self.scale, 0, 0.45)
+        checks.number("`scale`", self.scale, 0, 0.2)
         checks.share("`probability`", self.probability)
 
 

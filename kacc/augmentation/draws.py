@@ -6,11 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# Named, since TensorFlow otherwise takes another one on each device. Even so the
-# compiled kernel draws other numbers than the plain one: sampling is always compiled.
-ALGORITHM = "philox"
+from kacc.augmentation.randomness import key_of, threefry, units
 
-_BLOCK = 16  # rows drawn at once
+_PAIRS = 8  # of rows that are drawn at once
 
 
 class Draws:
@@ -31,28 +29,25 @@ class Draws:
         self.height = tf.cast(height, tf.float32)
         self.width = tf.cast(width, tf.float32)
         self.columns: dict[str, Any] = {}
-        self._seed = tf.random.experimental.stateless_fold_in(
-            seed[:2], seed[2], alg=ALGORITHM
-        )
+        self._key = key_of(seed)
         self._rows: list[Any] = []
-        self._blocks = 0
+        self._drawn = 0  # pairs of rows
 
     def unit(self) -> Any:
         """The next number of each image, from 0 to below 1."""
         if not self._rows:
-            self._rows = tf.unstack(
-                tf.random.stateless_uniform(
-                    (_BLOCK, self.batch), self.next_seed(), alg=ALGORITHM
-                )
-            )
+            image = tf.cast(tf.range(self.batch), tf.uint32)[None]
+            row = tf.range(self._drawn, self._drawn + _PAIRS)
+            words = threefry(self._key, (image, tf.cast(row, tf.uint32)[:, None]))
+            self._rows = tf.unstack(units(tf.concat(words, 0)))
+            self._drawn += _PAIRS
         return self._rows.pop(0)
 
-    def next_seed(self) -> Any:
-        """A seed [a, b] that nothing else draws from."""
-        self._blocks += 1
-        return tf.random.experimental.stateless_fold_in(
-            self._seed, self._blocks, alg=ALGORITHM
-        )
+    def next_key(self) -> Any:
+        """A key (2,), uint32, that nothing else draws from."""
+        number = tf.constant((self._drawn, 2**32 - 1), tf.uint32)
+        self._drawn += 1
+        return tf.stack(threefry(self._key, tf.unstack(number)))
 
     def uniform(self, ends: tuple[float, float]) -> Any:
         """A number of each image, evenly from the lowest to the highest."""

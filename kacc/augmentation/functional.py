@@ -285,7 +285,7 @@ def erase(images: Any, hole: Any, value: Any) -> Any:
     columns = tf.cast(tf.range(shape[2]), tf.float32)[None, None, :, None]
     top, left, bottom, right = tf.unstack(hole[:, :, None, None, None], axis=1)
     within = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    return tf.where(within, value, images)
+    return tf.where(within, tf.cast(value, images.dtype), images)
 
 
 def mix(values: Any, partner: Any, share: Any) -> Any:

@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from kacc.augmentation.randomness import normal, words_of
+
 
 def time_shift(waves: Any, steps: Any, wrap: bool = False) -> Any:
     """Moves each waveform in time.
@@ -49,7 +51,7 @@ def noise_at_snr(waves: Any, snr_db: Any, seed: Any) -> Any:
     Args:
         waves: (batch, time) or (batch, time, channels), around 0.
         snr_db: (batch,) ratios of the powers of signal and noise, in decibels.
-        seed: two integers.
+        seed: two integers of 32 bits.
 
     Returns:
         Waveforms of the same shape and type; clipped nowhere.
@@ -63,7 +65,7 @@ def noise_at_snr(waves: Any, snr_db: Any, seed: Any) -> Any:
     """
     waves = tf.convert_to_tensor(waves)
     signal = tf.cast(waves, tf.float32)
-    noise = tf.random.stateless_normal(tf.shape(signal), seed, alg="philox")
+    noise = normal(words_of(seed), tf.shape(signal))
     wanted = _power(signal) / tf.pow(10.0, tf.cast(snr_db, tf.float32) / 10)
     scale = tf.sqrt(tf.math.divide_no_nan(wanted, _power(noise)))
     return tf.cast(signal + _to_rank(scale, signal) * noise, waves.dtype)

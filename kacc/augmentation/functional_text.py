@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from kacc.augmentation.randomness import uniform, words_of
+
 
 def token_dropout(
     tokens: Any, rate: Any, seed: Any, token: int = 0, keep: Sequence[int] = (0,)
@@ -16,7 +18,7 @@ def token_dropout(
     Args:
         tokens: (batch, length) integers.
         rate: the share of tokens that are replaced, a number or (batch,) numbers.
-        seed: two integers.
+        seed: two integers of 32 bits.
         token: what they become: padding, or the id of an unknown or masked word.
         keep: ids that are never replaced: padding, begin, end, separators.
 
@@ -29,7 +31,7 @@ def token_dropout(
     """
     tokens = tf.convert_to_tensor(tokens)
     rate = tf.convert_to_tensor(rate, tf.float32)
-    drawn = tf.random.stateless_uniform(tf.shape(tokens), seed, alg="philox")
+    drawn = uniform(words_of(seed), tf.shape(tokens))
     dropped = drawn < (rate[:, None] if rate.shape.rank else rate)
     for kept in keep:
         dropped &= tokens != tf.cast(kept, tokens.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,17 +110,22 @@ def _warp(parameters: Parameters, policy: Any, low: float, high: float) -> Stage
             return cv2.warpPerspective(image, matrices[number], size, **options)
         return cv2.warpAffine(image, matrices[number, :2], size, **options)
 
-    return lambda number, image: _by_fours(functools.partial(warp, number), image)
+    return lambda number, image: _in_parts(functools.partial(warp, number), image)
 
 
-def _by_fours(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
-    """Runs a function of at most four channels on any number of them."""
-    if image.shape[2] <= 4:
+def _in_parts(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """Runs a warp on any number of channels.
+
+    OpenCV takes four at most, and two by a kernel that rounds positions to 1/32 pixel.
+    """
+    channels = image.shape[2]
+    if channels in (1, 3, 4):
         return run(image).reshape(image.shape)
-    parts = [image[:, :, i : i + 4] for i in range(0, image.shape[2], 4)]
-    return np.concatenate(
-        [run(np.ascontiguousarray(p)).reshape(p.shape) for p in parts], 2
-    )
+    ends = [*range(0, channels - 2, 3), *range(channels - channels % 3, channels + 1)]
+    ends = sorted(set(ends))
+    parts = [image[:, :, a:b] for a, b in itertools.pairwise(ends)]
+    done = [run(np.ascontiguousarray(part)).reshape(part.shape) for part in parts]
+    return np.concatenate(done, 2)
 
 
 def _recolour(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:

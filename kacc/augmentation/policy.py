@@ -173,10 +173,14 @@ class Policy:
             >>> Policy([Flip()]).sample((1, 2), 8, 32, 32)["matrix"].shape
             TensorShape([8, 3, 3])
         """
+        import tensorflow as tf
+
         from kacc.augmentation.sampling import compiled_draw
 
         whole = [checks.whole("`seed`", part, -(2**31), 2**31 - 1) for part in seed]
-        return compiled_draw(self, batch, height, width)((*whole, 0, 0)[:3])
+        return compiled_draw(self, batch, height, width)(
+            tf.constant((*whole, 0, 0)[:3])
+        )
 
     def map(
         self,

@@ -43,7 +43,7 @@ def draw(policy: Any, seed: Any, batch: Any, height: Any, width: Any) -> dict[st
         - "autocontrast", "equalize" (batch,) booleans; "threshold" (batch,), share of
           the range from which on values are inverted; "bits" (batch,) that stay.
         - "sharpness" (batch,), a factor; "sigma" (batch,) of a blur, in pixels.
-        - "deviation" (batch,) of noise, as a share of the range; "noise_seed" (2,).
+        - "deviation" (batch,) of noise, as a share of the range; "noise_key" (2,).
         - "holes" (batch, n, 4): top, left, bottom, right of rectangles, in pixels.
         - "partner" (batch,): number of the image to mix with; "share" (batch,) of an
           image itself; "patch" (batch, 4): the rectangle that the partner fills, for
@@ -64,7 +64,7 @@ def draw(policy: Any, seed: Any, batch: Any, height: Any, width: Any) -> dict[st
         if name in columns:
             result[name] = tf.sqrt(columns[name])
     if "deviation" in columns:
-        result["noise_seed"] = draws.next_seed()
+        result["noise_key"] = draws.next_key()
     if "holes" in columns:
         result["holes"] = tf.stack(columns["holes"], 1)
     if "share" in columns or "patch" in columns:

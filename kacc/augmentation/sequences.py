@@ -29,8 +29,8 @@ _FORMS = {
 def augment(policy: Any, batch: Any, seed: Any) -> Any:
     """Changes a batch of sounds or texts, always compiled by XLA.
 
-    Compiled and plain kernels draw other numbers, so this is what makes the same seed
-    give the same batch in a callback, in a layer and in `tf.data`.
+    So a seed gives the same batch, to the last bit, in a callback, in a layer and in
+    `tf.data`: compiled and plain kernels round logarithms in different ways.
 
     Args:
         policy: of waveforms, spectrograms or tokens.
@@ -93,7 +93,7 @@ def _time_shift(shift: config.TimeShift, draws: Draws, waves: Any) -> Any:
 
 def _noise(noise: config.NoiseAtSNR, draws: Draws, waves: Any) -> Any:
     assert isinstance(noise.snr_db, tuple)
-    noisy = noise_at_snr(waves, draws.uniform(noise.snr_db), draws.next_seed())
+    noisy = noise_at_snr(waves, draws.uniform(noise.snr_db), draws.next_key())
     return _chosen(noise.probability, draws, noisy, waves)
 
 
@@ -126,7 +126,7 @@ def _span(draws: Draws, widest: Any, size: Any) -> tuple[Any, Any]:
 
 def _token_dropout(dropout: config.TokenDropout, draws: Draws, tokens: Any) -> Any:
     rate = draws.only(dropout.probability, tf.fill([draws.batch], dropout.rate), 0.0)
-    seed = draws.next_seed()
+    seed = draws.next_key()
     return token_dropout(tokens, rate, seed, dropout.token, dropout.keep)
 
 
