@@ -27,14 +27,13 @@ def map_dataset(
         )
     engine = engine_named(engine)
 
-    def change(seed: Any, *element: Any) -> Any:
+    # Not converted, since AutoGraph would wrap the errors in pages of its own.
+    @tf.autograph.experimental.do_not_convert
+    def change(seed: Any, element: Any) -> Any:
         # The numbers fill 32 bits; as int32 the upper half is negative.
         seed = tf.concat([tf.cast(seed, tf.int32), [0]], 0)
-        data = element if isinstance(dataset.element_spec, tuple) else element[0]
-        return change_element(policy, seed, data, engine, key, bounding_box_format)
+        return change_element(policy, seed, element, engine, key, bounding_box_format)
 
     seeds = tf.data.Dataset.random(policy.seed, rerandomize_each_iteration=True)
     pairs = tf.data.Dataset.zip(seeds.batch(2, drop_remainder=True), dataset)
-    if isinstance(dataset.element_spec, tuple):
-        return pairs.map(lambda seed, element: change(seed, *element), tf.data.AUTOTUNE)
     return pairs.map(change, tf.data.AUTOTUNE)
