@@ -15,6 +15,7 @@ from kacc._loading import register_loaders
 if TYPE_CHECKING:
     from kacc import (
         acceleration,
+        augmentation,
         callbacks,
         clustering,
         factorization,
@@ -63,6 +64,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "acceleration",
+    "augmentation",
     "callbacks",
     "cluster",
     "clustering",
@@ -92,6 +94,7 @@ __all__ = [
 
 _PACKAGES = (
     "acceleration",
+    "augmentation",
     "callbacks",
     "clustering",
     "factorization",

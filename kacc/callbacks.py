@@ -1,5 +1,6 @@
 """Callbacks for `model.fit`."""
 
+from kacc.augmentation.callback import DataAugmentation
 from kacc.clustering.callback import WeightClustering
 from kacc.distillation.callback import Distillation
 from kacc.pruning.callback import Pruning
@@ -10,6 +11,7 @@ from kacc.transfer.callback import Unfreezing
 
 __all__ = [
     "ChannelPruning",
+    "DataAugmentation",
     "Distillation",
     "Pruning",
     "QuantizationAwareTraining",

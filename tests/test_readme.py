@@ -39,6 +39,7 @@ TRAINING, PRUNING = _example("ptq.tflite"), _example("sparse.tflite")
 SPLIT, SERVERS = _example("kacc.split"), _example("xla-cpu")
 TEACHERS, FASTER = _example("Distillation"), _example("measurement.profile")
 STRUCTURE = _example("kacc.restructure")
+DATA = _example("flow_from_directory")
 
 
 def _run(example, folder, monkeypatch):
@@ -65,6 +66,26 @@ def test_faster_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert "Keeps" in shown
     classes = {type(layer) for layer in names["model"].layers}
     assert keras.layers.BatchNormalization in classes  # not the fused one
+
+
+def test_data_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(1)
+    for index in range(30):
+        part = "val" if index % 5 == 0 else "train"
+        folder = tmp_path / "photos" / part / ("cats" if index % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        image = random.integers(0, 256, (140, 130, 3))
+        keras.utils.save_img(folder / f"{index}.png", image, scale=False)
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((128, 128, 3)), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    monkeypatch.chdir(tmp_path)
+    names = {"model": model}
+    exec(DATA, names)
+    assert names["train"].class_names == ["cats", "dogs"]
+    assert len(model.history.history["val_loss"]) == 5
+    assert "nothing wrong" in capsys.readouterr().out
 
 
 def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
