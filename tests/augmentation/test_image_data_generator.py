@@ -156,7 +156,7 @@ def test_images_that_are_not_square_turn_around_their_middle():
         ({"height_shift_range": [-3, 0, 8]}, "tx", lambda m: m[:, 1, 2]),
         ({"width_shift_range": [0.1, 0.3]}, "ty", lambda m: m[:, 0, 2]),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_geometry_is_drawn_as_the_generator_draws_it(arguments, name, ours):
     assert_alike(ours(columns(arguments)["matrix"]), theirs(arguments)[name])
