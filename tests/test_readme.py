@@ -26,7 +26,7 @@ def _classifier():
     return model
 
 
-TRAINING, PRUNING, SPLIT, SERVERS = re.findall(
+TRAINING, AUGMENTATION, PRUNING, SPLIT, SERVERS = re.findall(
     r"```python\n(.*?)```", README, re.DOTALL
 )
 
@@ -82,3 +82,9 @@ def test_server_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert made <= {p.name for p in tmp_path.iterdir()}
     assert names["served"].path.name == "1"
     assert "onnxruntime kernels" in capsys.readouterr().out
+
+
+def test_augmentation_example_runs_as_it_stands(tmp_path, monkeypatch):
+    names = _run(AUGMENTATION, tmp_path, monkeypatch)
+    assert (tmp_path / "policy.png").is_file()
+    assert "train_step" not in vars(names["model"])
