@@ -96,7 +96,7 @@ def _warp(parameters: Parameters, policy: Any, low: float, high: float) -> Stage
 
     matrices = parameters["matrix"].astype(np.float64)
     nearest = policy.warp_interpolation == "nearest"
-    options = {
+    options: dict[str, Any] = {
         "flags": (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
         | cv2.WARP_INVERSE_MAP,
         "borderMode": {
