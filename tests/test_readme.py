@@ -40,6 +40,7 @@ SPLIT, SERVERS = _example("kacc.split"), _example("xla-cpu")
 TEACHERS, FASTER = _example("Distillation"), _example("measurement.profile")
 STRUCTURE = _example("kacc.restructure")
 DATA = _example("flow_from_directory")
+AUGMENTATION = _example("DataAugmentation(policy)")
 
 
 def _run(example, folder, monkeypatch):
@@ -138,3 +139,9 @@ def test_server_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert made <= {p.name for p in tmp_path.iterdir()}
     assert names["served"].path.name == "1"
     assert "onnxruntime kernels" in capsys.readouterr().out
+
+
+def test_augmentation_example_runs_as_it_stands(tmp_path, monkeypatch):
+    names = _run(AUGMENTATION, tmp_path, monkeypatch)
+    assert (tmp_path / "policy.png").is_file()
+    assert "train_step" not in vars(names["model"])

@@ -111,8 +111,5 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
+    is_real = isinstance(value, numbers.Real) and type(value) is not bool
+    return is_real and math.isfinite(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kacc.augmentation.checks import Range
 from kacc.augmentation.randomness import key_of, threefry, units
 
 _PAIRS = 8  # of rows that are drawn at once
@@ -49,8 +50,9 @@ class Draws:
         self._drawn += 1
         return tf.stack(threefry(self._key, tf.unstack(number)))
 
-    def uniform(self, ends: tuple[float, float]) -> Any:
+    def uniform(self, ends: Range) -> Any:
         """A number of each image, evenly from the lowest to the highest."""
+        assert isinstance(ends, tuple), "transforms keep ranges"
         low, high = ends
         return low + (high - low) * self.unit()
 

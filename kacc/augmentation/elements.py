@@ -102,7 +102,7 @@ def change_inputs(
             boxes["boxes"], _box_format(box_format), "xyxy", shape
         )
     result = augment(policy, seed, fields, engine)
-    items = dict(inputs) if named else list(inputs)
+    items: Any = dict(inputs) if named else list(inputs)
     items[key] = result["images"]
     if "masks" in result:
         items["segmentation_masks"] = result["masks"]

@@ -78,13 +78,17 @@ def change(images: np.ndarray, parameters: Parameters, policy: Any) -> np.ndarra
     ]
     result = np.empty_like(work)
     for number, image in enumerate(work):
-        for stage in stages:
-            image = stage(number, image)
-        result[number] = image.reshape(result[number].shape)
+        for stage in stages[:-1]:
+            image = stage(number, image, None)
+        # The last one may write into its place: copies cost a tenth of a warp.
+        changed = stages[-1](number, image, result[number])
+        if not np.may_share_memory(changed, result):
+            result[number] = changed
     return result.astype(images.dtype, copy=False)
 
 
-Stage = Callable[[int, np.ndarray], np.ndarray]
+# (number of the image, the image, where the result may be written or None) -> result
+Stage = Callable[[int, np.ndarray, np.ndarray | None], np.ndarray]
 
 
 def _warp(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:
@@ -92,7 +96,7 @@ def _warp(parameters: Parameters, policy: Any, low: float, high: float) -> Stage
 
     matrices = parameters["matrix"].astype(np.float64)
     nearest = policy.warp_interpolation == "nearest"
-    options = {
+    options: dict[str, Any] = {
         "flags": (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
         | cv2.WARP_INVERSE_MAP,
         "borderMode": {
@@ -104,13 +108,18 @@ def _warp(parameters: Parameters, policy: Any, low: float, high: float) -> Stage
         "borderValue": (float(policy.fill_value),) * 4,
     }
 
-    def warp(number: int, image: np.ndarray) -> np.ndarray:
+    def warped(number: int, image: np.ndarray, out: Any = None) -> np.ndarray:
         size = image.shape[1::-1]
         if policy.is_projective:
-            return cv2.warpPerspective(image, matrices[number], size, **options)
-        return cv2.warpAffine(image, matrices[number, :2], size, **options)
+            return cv2.warpPerspective(image, matrices[number], size, out, **options)
+        return cv2.warpAffine(image, matrices[number, :2], size, out, **options)
 
-    return lambda number, image: _in_parts(functools.partial(warp, number), image)
+    def warp(number: int, image: np.ndarray, out: Any) -> np.ndarray:
+        if image.shape[2] == 3:
+            return warped(number, image, out)
+        return _in_parts(functools.partial(warped, number), image)
+
+    return warp
 
 
 def _in_parts(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
@@ -135,7 +144,7 @@ def _recolour(parameters: Parameters, policy: Any, low: float, high: float) -> S
     added = low + (high - low) * colour[:, :, 3] - low * colour[:, :, :3].sum(2)
     mean = parameters.get("colour_mean")
 
-    def recolour(number: int, image: np.ndarray) -> np.ndarray:
+    def recolour(number: int, image: np.ndarray, out: Any) -> np.ndarray:
         offset = added[number]
         if mean is not None:
             grey = float(np.dot(_channel_means(image), LUMINANCE))
@@ -167,7 +176,7 @@ def _clipped(image: np.ndarray, low: float, high: float) -> np.ndarray:
 def _look_up(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:
     import cv2
 
-    def look_up(number: int, image: np.ndarray) -> np.ndarray:
+    def look_up(number: int, image: np.ndarray, out: Any) -> np.ndarray:
         wanted = _wanted(parameters, number)
         if not wanted:
             return image
@@ -226,7 +235,7 @@ def _sharpen(parameters: Parameters, policy: Any, low: float, high: float) -> St
 
     factors = parameters["sharpness"]
 
-    def sharpen(number: int, image: np.ndarray) -> np.ndarray:
+    def sharpen(number: int, image: np.ndarray, out: Any) -> np.ndarray:
         factor = factors[number]
         if factor == 1:
             return image
@@ -242,7 +251,7 @@ def _blur(parameters: Parameters, policy: Any, low: float, high: float) -> Stage
 
     distance = np.arange(-policy.blur_radius, policy.blur_radius + 1)
 
-    def blur(number: int, image: np.ndarray) -> np.ndarray:
+    def blur(number: int, image: np.ndarray, out: Any) -> np.ndarray:
         sigma = parameters["sigma"][number]
         if sigma < 0.1:  # the next pixels would count for less than 1e-20
             return image

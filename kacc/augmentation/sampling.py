@@ -216,7 +216,8 @@ def _cut_mix(mix: config.CutMix, draws: Draws) -> None:
 
 def _clipped(middle: Any, size: Any, full: Any) -> tuple[Any, Any]:
     ends = (tf.round(middle - size / 2), tf.round(middle + size / 2))
-    return tuple(tf.clip_by_value(end, 0.0, full) for end in ends)  # type: ignore[return-value]
+    low, high = (tf.clip_by_value(end, 0.0, full) for end in ends)
+    return low, high
 
 
 def _rectangle(draws: Draws, area: Any, aspect: Any) -> Any:

@@ -68,7 +68,8 @@ def test_engines_agree(group, dtype):
     # Roundings of halves, and a level that becomes quite another where it differs by
     # one, as at a threshold.
     assert difference.max() <= (1 if group != "tables" else 255)
-    assert np.mean(difference > 0.5) < 0.06
+    # OpenCV's colour matrix has 10 bits for uint8: more values round the other way.
+    assert np.mean(difference > 0.5) < (0.15 if group == "colour" else 0.06)
 
 
 @pytest.mark.parametrize("engine", ["graph", "host"])
