@@ -1,8 +1,8 @@
 """Augmented images per second, beside Keras, ImageDataGenerator and albumentations.
 
 albumentations is installed for this alone, out of the way of everything else:
-    pip install --target DIR --no-deps albumentations albucore
-    pip install --target DIR simsimd stringzilla pydantic pyyaml
+    pip install --target DIR --no-deps albumentations==2.0.8 albucore==0.0.24
+    pip install --target DIR simsimd stringzilla pydantic==2.11.7 pyyaml
     PYTHONPATH=$PYTHONPATH:DIR python scripts/bench/augmentation.py
 Without it its rows are absent. `--no-deps` keeps the installed OpenCV.
 """
