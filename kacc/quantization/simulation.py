@@ -270,8 +270,10 @@ class Simulation:
             return self.entering[tensor]
         for reader, _ in self.readers.get(tensor, []):
             spec = registry.find(reader.operation)
-            if spec is not None and spec.output is Output.IDENTITY:
-                return self._reader_range(reader.outputs[0])
+            if spec is not None and spec.output in (Output.IDENTITY, Output.SAME):
+                found = self._reader_range(reader.outputs[0])
+                if found is not None:
+                    return found
         return None
 
     def _float_call(self, call: Call, values: list[Any]) -> Any:

@@ -170,3 +170,26 @@ def test_means_of_rectified_images(size, tmp_path):
     x = layers.ReLU()(layers.DepthwiseConv2D(1)(image))
     model, x = quantized(layers.GlobalAveragePooling2D()(x), image)
     assert_equals_file(model, x, tmp_path, ["xnnpack"])
+
+
+class SumThatIsReshaped(keras.Model):
+    """An operator that keeps no range, read through one that moves its values."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(8, activation="relu")
+        self.second = layers.Dense(8)
+        self.last = layers.Dense(3)
+
+    def call(self, inputs):
+        y = self.first(inputs)
+        return self.last(ops.reshape(self.second(y) + y, (-1, 4)))
+
+
+def test_a_sum_in_a_call_has_the_range_that_its_reader_reads_behind_a_reshape(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = SumThatIsReshaped()
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    model(x)
+    calibrate(kacc.quantize(model), [x])
+    assert_equals_file(model, 1.3 * x, tmp_path)
