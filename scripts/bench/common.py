@@ -166,7 +166,12 @@ class Check:
     @property
     def holds(self) -> bool:
         """Whether the value keeps the bound; NaN does not."""
-        relations = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
+        relations = {
+            "<=": operator.le,
+            ">=": operator.ge,
+            "<": operator.lt,
+            ">": operator.gt,
+        }
         return bool(relations[self.relation](self.value, self.bound))
 
 
