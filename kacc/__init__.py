@@ -14,10 +14,13 @@ from kacc._loading import register_loaders
 
 if TYPE_CHECKING:
     from kacc import (
+        acceleration,
+        augmentation,
         callbacks,
         clustering,
         factorization,
         layers,
+        measurement,
         pruning,
         restructuring,
         schedules,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from kacc.core.recipe import strip
     from kacc.core.registry import LayerSpec, Weight
     from kacc.core.rules import Rule
+    from kacc.ensembling.model import ensemble
     from kacc.factorization.model import factorize
     from kacc.measurement.measure import Measurement, measure
     from kacc.pruning.channels.pruner import prune_channels
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from kacc.restructuring.model import restructure
     from kacc.splitting.model import split
     from kacc.support import register_layer
+    from kacc.transfer.pretrained import pretrained
 
 __version__ = "0.1.0"
 
@@ -58,17 +63,22 @@ __all__ = [
     "Weight",
     "__version__",
     "accelerate",
+    "acceleration",
+    "augmentation",
     "callbacks",
     "cluster",
     "clustering",
     "convert",
+    "ensemble",
     "factorization",
     "factorize",
     "from_tf_keras",
     "layers",
     "measure",
+    "measurement",
     "microcontroller",
     "parity",
+    "pretrained",
     "prune",
     "prune_channels",
     "pruning",
@@ -81,6 +91,19 @@ __all__ = [
     "split",
     "strip",
 ]
+
+_PACKAGES = (
+    "acceleration",
+    "augmentation",
+    "callbacks",
+    "clustering",
+    "factorization",
+    "layers",
+    "measurement",
+    "pruning",
+    "restructuring",
+    "schedules",
+)
 
 # Where each public name lives.
 _MODULES = {
@@ -97,11 +120,13 @@ _MODULES = {
     "accelerate": "kacc.acceleration",
     "cluster": "kacc.clustering.model",
     "convert": "kacc.converters.convert",
+    "ensemble": "kacc.ensembling.model",
     "factorize": "kacc.factorization.model",
     "from_tf_keras": "kacc.converters.from_tf_keras",
     "measure": "kacc.measurement.measure",
     "microcontroller": "kacc.converters.microcontroller",
     "parity": "kacc.converters.parity",
+    "pretrained": "kacc.transfer.pretrained",
     "prune": "kacc.pruning.model",
     "prune_channels": "kacc.pruning.channels.pruner",
     "quantize": "kacc.quantization.model",
@@ -114,15 +139,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in (
-        "callbacks",
-        "clustering",
-        "factorization",
-        "layers",
-        "pruning",
-        "restructuring",
-        "schedules",
-    ):
+    if name in _PACKAGES:
         return importlib.import_module(f"kacc.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'kacc' has no attribute {name!r}")

@@ -39,10 +39,21 @@ class _AttachedModel(_Attached):
     module = "kacc.core.recipe"
 
 
+class _Augmentation:
+    """Stands for the layer until a saved model names it."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Makes the layer that the config describes."""
+        module = importlib.import_module("kacc.augmentation.layer")
+        return module.Augmentation.from_config(config)
+
+
 _HARD_SIGMOID = "kacc>legacy_hard_sigmoid"
 _LOADERS = {
     "kacc>Attached": _Attached,
     "kacc>AttachedModel": _AttachedModel,
+    "kacc>Augmentation": _Augmentation,
     _HARD_SIGMOID: legacy_hard_sigmoid,
 }
 

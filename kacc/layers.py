@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from kacc.augmentation.layer import Augmentation
 from kacc.core import attach, registry
 from kacc.core.errors import UsageError
 from kacc.core.registry import matrix_weights
@@ -16,7 +17,7 @@ from kacc.pruning.transform import Prune
 from kacc.quantization.config import scheme_named
 from kacc.quantization.transform import Quantize
 
-__all__ = ["PruneWrapper", "QuantizeWrapper"]
+__all__ = ["Augmentation", "PruneWrapper", "QuantizeWrapper"]
 
 
 def QuantizeWrapper(  # noqa: N802  (the name is that of a Keras layer)

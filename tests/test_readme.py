@@ -26,9 +26,21 @@ def _classifier():
     return model
 
 
-TRAINING, PRUNING, STRUCTURE, SPLIT, SERVERS = re.findall(
-    r"```python\n(.*?)```", README, re.DOTALL
-)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def _example(word):
+    """The one example with a word in it."""
+    (found,) = [example for example in EXAMPLES if word in example]
+    return found
+
+
+TRAINING, PRUNING = _example("ptq.tflite"), _example("sparse.tflite")
+SPLIT, SERVERS = _example("kacc.split"), _example("xla-cpu")
+TEACHERS, FASTER = _example("Distillation"), _example("measurement.profile")
+STRUCTURE = _example("kacc.restructure")
+DATA = _example("flow_from_directory")
+AUGMENTATION = _example("DataAugmentation(policy)")
 
 
 def _run(example, folder, monkeypatch):
@@ -48,6 +60,35 @@ def test_training_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert "1 LSB" in capsys.readouterr().out
 
 
+def test_faster_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    names = _run(FASTER, tmp_path, monkeypatch)
+    shown = capsys.readouterr().out
+    assert "The bottleneck is" in shown
+    assert "Keeps" in shown
+    classes = {type(layer) for layer in names["model"].layers}
+    assert keras.layers.BatchNormalization in classes  # not the fused one
+
+
+def test_data_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(1)
+    for index in range(30):
+        part = "val" if index % 5 == 0 else "train"
+        folder = tmp_path / "photos" / part / ("cats" if index % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        image = random.integers(0, 256, (140, 130, 3))
+        keras.utils.save_img(folder / f"{index}.png", image, scale=False)
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((128, 128, 3)), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    monkeypatch.chdir(tmp_path)
+    names = {"model": model}
+    exec(DATA, names)
+    assert names["train"].class_names == ["cats", "dogs"]
+    assert len(model.history.history["val_loss"]) == 5
+    assert "nothing wrong" in capsys.readouterr().out
+
+
 def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
     names = _run(PRUNING, tmp_path, monkeypatch)
     artifact, model = names["artifact"], kacc.strip(names["model"])
@@ -56,6 +97,14 @@ def test_pruning_example_runs_as_it_stands(tmp_path, monkeypatch):
     zeros = np.sum(middle == 0)
     assert zeros == 0.75 * middle.size
     assert artifact.sparsity >= zeros / sum(kernel.size for kernel in kernels)
+
+
+def test_example_of_teachers_runs_as_it_stands(tmp_path, monkeypatch):
+    names = _run(TEACHERS, tmp_path, monkeypatch)
+    found = kacc.clustering.clusters(names["model"])
+    assert found
+    assert max(found.values()) <= 16
+    assert names["both"].output_shape == (None, 3)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
@@ -90,3 +139,9 @@ def test_server_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert made <= {p.name for p in tmp_path.iterdir()}
     assert names["served"].path.name == "1"
     assert "onnxruntime kernels" in capsys.readouterr().out
+
+
+def test_augmentation_example_runs_as_it_stands(tmp_path, monkeypatch):
+    names = _run(AUGMENTATION, tmp_path, monkeypatch)
+    assert (tmp_path / "policy.png").is_file()
+    assert "train_step" not in vars(names["model"])

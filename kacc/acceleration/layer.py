@@ -43,11 +43,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         """Normalizes; arguments and result are those of Keras's layer."""
         if not (training and self.trainable) or not self._fits(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
-        # As in Keras's call, half precision is only how inputs and outputs are kept.
-        x = ops.cast(inputs, "float32")
-        channels = x.shape[-1]
+        # As in Keras's call, half precision is only how inputs and outputs are kept:
+        # the kernel reads and writes it, and computes in float32.
+        channels = inputs.shape[-1]
         outputs, mean, variance = batch_normalize(
-            x,
+            inputs,
             ops.cast(self.gamma, "float32") if self.scale else tf.ones(channels),
             ops.cast(self.beta, "float32") if self.center else tf.zeros(channels),
             self.epsilon,

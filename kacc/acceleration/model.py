@@ -1,43 +1,43 @@
-"""Making a whole model faster to train, in place."""
+"""Making a whole model faster to train, and taking it back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import keras
 
-from kacc.acceleration.layer import FusedBatchNormalization, unfit_reason
+from kacc.acceleration.changes import check_model, notes, take
+from kacc.acceleration.execution import undo_execution
+from kacc.acceleration.fusion import fuse_batch_normalization, undo_fusion
+from kacc.acceleration.learning import undo_averaging
+from kacc.acceleration.memory import undo_accumulation, undo_rematerialization
+from kacc.acceleration.precision import mixed_precision
 from kacc.core import attach
-from kacc.core.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Fusion:
-    """What `fuse_batch_normalization` did.
+def accelerate(
+    model: keras.Model, data: Any = None, *, batch_size: int = 32, verbose: bool = True
+) -> keras.Model:
+    """Makes a model faster to train, in place.
 
-    Args:
-        fused: paths of the layers that are fused now.
-        skipped: path of each other batch normalization -> why it was left alone.
-    """
-
-    fused: tuple[str, ...]
-    skipped: Mapping[str, str]
-
-
-def accelerate(model: keras.Model) -> keras.Model:
-    """Makes a model faster to train, in place; what it computes stays the same.
-
-    So far it fuses the batch normalizations (`fuse_batch_normalization`).
+    Without data it does what is right on any machine: it fuses the batch
+    normalizations (`fuse_batch_normalization`), and what is computed stays the same.
+    With data it measures on this machine what else is faster (`plan`): mixed
+    precision, XLA, several steps in a call; and switches that on. `restore` is the way
+    back. The model is saved as plain Keras either way.
 
     Args:
-        model: any Keras 3 model on the TensorFlow backend; compiled or not.
+        model: any Keras 3 model on the TensorFlow backend; with data, built and
+            compiled.
+        data: what `fit` takes: a Dataset or PyDataset of batches, or arrays (x, y).
+        batch_size: of arrays.
+        verbose: whether the plan is shown as it is measured.
 
     Returns:
         The same model.
 
     Raises:
-        UsageError: for anything but such a model.
+        UsageError: for anything but such a model and data.
 
     Example:
         >>> import keras
@@ -45,67 +45,47 @@ def accelerate(model: keras.Model) -> keras.Model:
         >>> accelerate(model) is model
         True
     """
-    fuse_batch_normalization(model)
-    return model
+    check_model(model, compiled=data is not None)
+    if data is None:
+        fuse_batch_normalization(model)
+        return model
+    from kacc.acceleration.planning import plan
+
+    return plan(model, data, batch_size=batch_size, verbose=verbose).apply(model)
 
 
-def fuse_batch_normalization(model: keras.Model) -> Fusion:
-    """Gives the batch normalizations of a model a fused training step, in place.
+def restore(model: keras.Model) -> keras.Model:
+    """Undoes all that acceleration changed in a model, in place.
 
-    Keras 3 composes batch normalization of a dozen operators on TensorFlow. The fused
-    kernel gives equal outputs, gradients and moving statistics; the weights stay, and
-    the model is saved as before and loads without kacc, as plain Keras layers.
+    Weights and what the optimizer knows stay; a schedule stays too. A model that was
+    saved and loaded is plain Keras already, but for the dtype policies:
+    `mixed_precision(model, "float32")` takes those back.
 
     Args:
-        model: any Keras 3 model on the TensorFlow backend; compiled or not.
+        model: accelerated or not.
 
     Returns:
-        The paths of the layers that are fused, and why others are not.
+        The same model.
 
     Raises:
-        UsageError: for anything but such a model.
+        UsageError: for anything but a Keras 3 model.
 
     Example:
         >>> import keras
-        >>> bn = keras.layers.BatchNormalization
-        >>> model = keras.Sequential([bn(name="a"), bn(name="b", synchronized=True)])
-        >>> fuse_batch_normalization(model)
-        Fusion(fused=('a',), skipped={'b': 'it is synchronized between replicas'})
+        >>> model = keras.Sequential([keras.layers.BatchNormalization()])
+        >>> type(restore(accelerate(model)).layers[0]).__module__.split(".")[0]
+        'keras'
     """
-    _check(model)
-    fused: list[str] = []
-    skipped: dict[str, str] = {}
-    for layer in model._flatten_layers():
-        if not isinstance(layer, keras.layers.BatchNormalization):
-            continue
-        path = layer.path or layer.name
-        reason = _reason(layer)
-        if reason is None:
-            attach.swap_base(layer, FusedBatchNormalization)
-            fused.append(path)
-        else:
-            skipped[path] = reason
+    check_model(model)
+    if not notes(model):
+        return model
+    undo_execution(model)
+    undo_rematerialization(model)
+    undo_accumulation(model)
+    undo_averaging(model)
+    if any(what.startswith("policy ") for what in notes(model)):
+        mixed_precision(model, "float32")
+    undo_fusion(model)
+    take(model, "")
     attach.refresh_functions(model)
-    return Fusion(tuple(fused), skipped)
-
-
-def _check(model: object) -> None:
-    if not isinstance(model, keras.Model):
-        raise UsageError(
-            "Only a Keras 3 model can be accelerated",
-            received=type(model).__name__,
-            fix="Pass a keras.Model",
-        )
-    if keras.backend.backend() != "tensorflow":
-        raise UsageError(
-            "Acceleration needs Keras's TensorFlow backend",
-            received=keras.backend.backend(),
-            fix="Set KERAS_BACKEND=tensorflow before importing keras",
-        )
-
-
-def _reason(layer: keras.layers.BatchNormalization) -> str | None:
-    base = attach.base_class(layer)
-    if base not in (keras.layers.BatchNormalization, FusedBatchNormalization):
-        return f"its class {base.__name__} is not Keras's own"
-    return unfit_reason(layer)
+    return model

@@ -15,7 +15,7 @@ from kacc.core import attach, recipe
 from kacc.core import rules as core_rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
-from kacc.core.optimizers import extend_optimizer
+from kacc.core.optimizers import extend_optimizer_of
 from kacc.core.rules import Rule
 
 TECHNIQUE = "clustering"
@@ -103,7 +103,7 @@ def attach_clustering(
         for path, layer in placement.layers.items():
             count = placement.clusters.get(path, settings["clusters"])
             _attach_one(layer, count, settings)
-    extend_optimizer(getattr(model, "optimizer", None), model.trainable_variables)
+    extend_optimizer_of(model)
     recipe.set_technique(model, TECHNIQUE, settings)
     attach.refresh_functions(model)
     rest = {p: r for p, r in placement.skipped.items() if r not in EXPECTED}

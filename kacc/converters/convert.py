@@ -26,6 +26,7 @@ from kacc.core import attach, registry
 from kacc.core.errors import UsageError
 from kacc.core.files import digest
 from kacc.core.manifest import Manifest
+from kacc.core.memory import release
 from kacc.core.rules import Rule
 
 CALIBRATION_SAMPLES = 500  # enough for ranges; more would only take longer
@@ -194,7 +195,9 @@ def convert(
         used["sparse"] = True
     if samples is not None:
         used["calibration_samples"] = len(samples)
-    return _write(path, request, converted, used | options.given)
+    artifact = _write(path, request, converted, used | options.given)
+    release()
+    return artifact
 
 
 def _scheme_of(model: Any) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +98,33 @@ def _converted(make: Callable[[], Any], request: Request) -> Any:
     """The model that tf2onnx makes, or an error that names what it lacks."""
     with to_log():
         try:
-            model, _ = make()
-        except Exception as error:
-            raise _failed(error, request) from error
+            with _without_copies():
+                model, _ = make()
+        except Exception:
+            try:
+                model, _ = make()
+            except Exception as error:
+                raise _failed(error, request) from error
     return model
+
+
+@contextlib.contextmanager
+def _without_copies() -> Iterator[None]:
+    """Inside, tf2onnx keeps no copy of the model to go back to.
+
+    It makes one, weights and all, before each of its optimizers, to survive their
+    errors: gigabytes for a model of a hundred megabytes.
+    """
+    name = "TF2ONNX_CATCH_ERRORS"
+    before = os.environ.get(name)
+    os.environ[name] = "FALSE"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _failed(error: Exception, request: Request) -> ConversionError:

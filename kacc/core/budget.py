@@ -30,7 +30,7 @@ def budget_of(
     cost: Any = None,
     share: Any = None,
 ) -> Budget:
-    """The budget that the arguments of `prune_channels` describe.
+    """The budget that the arguments of `prune_channels` or `factorize` describe.
 
     Raises:
         UsageError: unless exactly one share is given, between 0 and 1.

@@ -12,6 +12,25 @@ import keras
 _INITIAL = {"_accumulators": "initial_accumulator_value"}
 
 
+def extend_optimizer_of(model: keras.Model) -> None:
+    """Gives the optimizer of a model what the model trains by now.
+
+    Of what it knows already it keeps layers that are frozen for the moment.
+
+    Args:
+        model: compiled or not.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not optimizer.built:
+        return
+    trained = list(model.trainable_variables)
+    known = {id(v) for v in optimizer._trainable_variables} - set(map(id, trained))
+    if any(id(v) in known for v in model.variables):
+        wanted = known | set(map(id, trained))
+        trained = [v for v in model.variables if id(v) in wanted]
+    extend_optimizer(optimizer, trained)
+
+
 def extend_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
     """Builds an optimizer anew for more variables; what it knows of the others stays.
 
@@ -26,8 +45,19 @@ def extend_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
     # Private: the list that it was built for, and what it tracks of its own.
     # tests/core/test_keras_private.py and test_optimizers.py fail if these change.
     before = list(optimizer._trainable_variables)
-    if [id(v) for v in before] == [id(v) for v in variables]:
-        return
+    if [id(v) for v in before] != [id(v) for v in variables]:
+        rebuild_optimizer(optimizer, variables)
+
+
+def rebuild_optimizer(optimizer: Any, variables: Sequence[Any] | None = None) -> None:
+    """Builds a built optimizer anew; what it knows of its variables stays.
+
+    Args:
+        optimizer: a keras.optimizers.Optimizer that is built.
+        variables: what it is built for; None for those that it has.
+    """
+    before = list(optimizer._trainable_variables)
+    variables = before if variables is None else variables
     parts = [optimizer, getattr(optimizer, "inner_optimizer", None)]
     parts = [part for part in parts if part is not None]
     kept = [_contents(part, before) for part in parts]
@@ -111,7 +141,8 @@ def _is_slots(attribute: str, value: Any, variables: Sequence[Any]) -> bool:
 
 def _forget(optimizer: Any) -> None:
     """Lets go of everything that `build` made."""
-    lasting = [optimizer.iterations, getattr(optimizer, "_learning_rate", None)]
+    # Not `iterations`, which with accumulated gradients is no variable.
+    lasting = [optimizer._iterations, getattr(optimizer, "_learning_rate", None)]
     for variable in list(optimizer._variables):
         if not any(variable is other for other in lasting):
             optimizer._untrack_variable(variable)

@@ -77,6 +77,13 @@ class Rebuild:
             self.operations[id(old)] = self.made(self._calls[id(old)])
         return self.operations[id(old)]
 
+    def standing(self, old: Any) -> Any:
+        """What computes what stands in the place of an old operation.
+
+        Inside of a container that was copied as a whole that is the old one itself.
+        """
+        return self.operations.get(id(old), old)
+
     def model(self) -> keras.Model:
         """The new model, with the weights of the old one where nothing changed."""
         if isinstance(self.old, keras.Sequential):

@@ -7,8 +7,10 @@ from typing import Any
 
 import keras
 
+from kacc.core import attach, registry
 from kacc.core.attach import base_class
 from kacc.core.errors import UsageError
+from kacc.core.transform import QUANTIZE, State
 
 
 def remade(old: Any, config: Mapping[str, Any], path: str) -> Any:
@@ -45,3 +47,28 @@ def remade(old: Any, config: Mapping[str, Any], path: str) -> Any:
 def plain_config(operation: Any) -> dict[str, Any]:
     """The config that an operation has without what is attached to it."""
     return dict(base_class(operation).get_config(operation))
+
+
+def variables_of(operation: Any) -> list[Any]:
+    """The variables of a layer without those of what is attached to it."""
+    if not isinstance(operation, keras.Layer):
+        return []
+    states = [x for x in operation._flatten_layers() if isinstance(x, State)]
+    attached = {id(v) for state in states for v in state.variables}
+    return [v for v in operation.variables if id(v) not in attached]
+
+
+def carry_weights(old: Any, new: Any) -> None:
+    """Gives a layer the weights of another one, as pruning and the like leave them."""
+    if not isinstance(old, keras.Layer):
+        return
+    pairs = zip(variables_of(old), new.variables, strict=True)
+    for source, target in pairs:
+        target.assign(source.value)
+    if isinstance(new, keras.layers.Normalization):
+        new.finalize_state()  # what it computes with was taken from its variables
+    spec = registry.find(old)
+    if spec is not None and attach.transforms_of(old):
+        for weight in spec.weights:
+            value = attach.weight_before(old, weight.attribute, QUANTIZE)
+            getattr(new, weight.attribute).assign(value)

@@ -18,8 +18,8 @@ from kacc.factorization.inputs import Inputs
 from kacc.factorization.methods import METHODS, methods_for
 from kacc.factorization.rows import Row, find, reason_against
 
-STEPS = 48  # ranks of a method that are candidates, at most
-PAIRS = 12  # the same for each of two ranks
+STEPS = 256  # ranks of a method that are candidates, at most
+PAIRS = 24  # the same for each of two ranks
 
 Costs = dict[str, float]
 

@@ -101,3 +101,18 @@ def under_budget(
     left = fixed + sum(layer[n] for layer, n in zip(costs, numbers, strict=True))
     picked = [layer[n] for layer, n in zip(options, numbers, strict=True)]
     return [Chosen(t, o) for t, o in zip(targets, picked, strict=True) if o], left
+
+
+def why_left(target: Target, request: Request) -> str:
+    """Why a layer that could be factored was not."""
+    if request.ranks is not None:
+        return "no rank was given for it"
+    cost = request.cost if isinstance(request.cost, str) else None
+    if not any(target.options(request.method, cost, request.round_to)):
+        return f"factors would not save {_SAID[target.saved(cost)]}"
+    if request.energy is not None:
+        return f"factors that save keep less than {request.energy:.1%} of its energy"
+    return "less is lost elsewhere"
+
+
+_SAID = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}

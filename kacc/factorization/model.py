@@ -18,13 +18,21 @@ from kacc.core.rules import Rule, checked, resolve
 from kacc.core.samples import batches
 from kacc.factorization import report as reporting
 from kacc.factorization.candidates import Option, Target, targets_of
-from kacc.factorization.choice import Chosen, at_energy, at_ranks, under_budget
+from kacc.factorization.choice import (
+    Chosen,
+    at_energy,
+    at_ranks,
+    under_budget,
+    why_left,
+)
 from kacc.factorization.config import Rank, Request, request_of
 from kacc.factorization.measuring import measure_inputs
 from kacc.factorization.rebuild import Factored
+from kacc.factorization.refit import refit
 from kacc.factorization.report import LayerReport
 
 SAMPLES = 1024  # of the calibration data, at most
+REFITTED = 16  # batches of them that last factors are refitted to
 
 
 def factorize(
@@ -76,7 +84,8 @@ def factorize(
             "auto", which takes for each layer what keeps the most at its cost.
         calibration: samples, of which up to 1,024 are taken: arrays, (inputs, labels),
             or what yields batches. Then the errors of outputs are minimized instead of
-            those of weights, and biases make up for constant ones, so that less
+            those of weights, biases make up for constant ones, and each last factor is
+            refitted to what the model with factors before it makes, so that less
             fine-tuning is needed. Kernels of more than 5,000 inputs go without.
         round_to: ranks of a budget or energy are multiples of it.
         rules: exceptions by layer path; with `skip=True` a layer stays as it is.
@@ -132,6 +141,7 @@ class FactorizationPlan:
         layers: what is done to each layer with kernels, or why nothing.
         achieved: the share of the cost that is left; None without a budget.
         wanted: the share that was asked for.
+        batches: that the last factors are refitted to, or nothing.
     """
 
     model: keras.Model
@@ -140,10 +150,11 @@ class FactorizationPlan:
     layers: tuple[LayerReport, ...]
     achieved: float | None = None
     wanted: float | None = None
+    batches: Sequence[Any] = ()
 
     def build(self) -> keras.Model:
         """The factored model."""
-        return built(self.model, self.graph, self.chosen)
+        return built(self.model, self.graph, self.chosen, self.batches)
 
     @property
     def warning(self) -> str:
@@ -205,18 +216,30 @@ def plan(
     paths = [call.path for call in graph.calls]
     targets, others = targets_of(graph, resolve(checked(rules), paths))
     _require_matches(request, paths)
-    if calibration is not None:
-        measure_inputs(model, graph, targets, batches(calibration, SAMPLES))
+    samples = [] if calibration is None else list(batches(calibration, SAMPLES))
+    if samples:
+        measure_inputs(model, graph, targets, samples)
     chosen, achieved = _choose(model, graph, targets, request)
-    layers = _reports(graph, targets, chosen, others)
+    layers = _reports(graph, targets, chosen, others, request)
     wanted = request.budget.share if request.budget else None
-    return FactorizationPlan(model, graph, chosen, layers, achieved, wanted)
+    return FactorizationPlan(
+        model, graph, chosen, layers, achieved, wanted, samples[:REFITTED]
+    )
 
 
-def built(model: keras.Model, graph: Graph, chosen: Sequence[Chosen]) -> keras.Model:
-    """A model with the chosen layers factored."""
+def built(
+    model: keras.Model,
+    graph: Graph,
+    chosen: Sequence[Chosen],
+    batches: Sequence[Any] = (),
+) -> keras.Model:
+    """A model with the chosen layers factored, and refitted if there are batches."""
     table = {id(one.target.layer): (one.target, one.option) for one in chosen}
-    return Factored(model, graph, table).model()
+    rebuild = Factored(model, graph, table)
+    smaller = rebuild.model()
+    if len(batches):
+        refit(rebuild, batches)
+    return smaller
 
 
 def require_plain(model: Any) -> None:
@@ -284,10 +307,10 @@ def _untouched(layer: Any, path: str, macs: int, reason: str) -> LayerReport:
     return LayerReport(path, kind, None, (), (), *same, 1.0, reason)
 
 
-def _row(target: Target, option: Option | None) -> LayerReport:
+def _row(target: Target, option: Option | None, request: Request) -> LayerReport:
     before = target.costs
     if option is None:
-        reason = "factors would save nothing, or lose more than elsewhere"
+        reason = why_left(target, request)
         return _untouched(target.layer, target.path, int(before["macs"]), reason)
     return LayerReport(
         target.path,
@@ -306,10 +329,11 @@ def _reports(
     targets: Sequence[Target],
     chosen: Sequence[Chosen],
     others: Mapping[str, tuple[Any, str]],
+    request: Request,
 ) -> tuple[LayerReport, ...]:
     """A row for each layer with kernels, in the order of the model."""
     options = {one.target.path: one.option for one in chosen}
-    rows = {t.path: _row(t, options.get(t.path)) for t in targets}
+    rows = {t.path: _row(t, options.get(t.path), request) for t in targets}
     for path, (layer, reason) in others.items():
         calls = [call for call in graph.calls if call.operation is layer]
         count = sum(macs_of(call) or 0 for call in calls)

@@ -51,7 +51,7 @@ class Factored(rebuild.Rebuild):
         layers = []
         for number, (cls, config) in enumerate(parts):
             added = METHODS[option.method].names[number]
-            own = {"name": self._name(target.layer.name, added)}
+            own: dict[str, Any] = {"name": self._name(target.layer.name, added)}
             if number != last:
                 own |= {key: _BARE[key] for key in config.keys() & _BARE.keys()}
             layers.append(cls.from_config(config | own))
@@ -97,7 +97,7 @@ def constant_error(target: Target, factors: list[np.ndarray]) -> np.ndarray:
 
 
 # What the parts before the last do without.
-_BARE = {
+_BARE: dict[str, Any] = {
     "use_bias": False,
     "activation": "linear",
     "activity_regularizer": None,

@@ -20,8 +20,8 @@ class LayerReport:
         full: the ranks that would keep everything.
         macs: multiply-accumulates before and after.
         params: entries of its variables before and after.
-        kept: the share of the energy of its weights, or with calibration of its
-            outputs, that is kept; 1 of a layer that was left alone.
+        kept: the share of the energy of its weights that is kept, or with calibration
+            of its outputs and, for a part, weights; 1 of a layer that was left alone.
         reason: why it was left alone, or "".
     """
 

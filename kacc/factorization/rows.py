@@ -18,7 +18,7 @@ from kacc.core.cost import INPUTS, OUTPUTS, macs_of, positions
 from kacc.core.graph import Call
 
 layers = keras.layers
-Part = tuple[type, dict[str, Any]]  # class and config of one of the new layers
+Part = tuple[Any, dict[str, Any]]  # class and config of one of the new layers
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,12 @@ def choose(
     """
     if not costs:
         return []
-    cheapest = [int(np.argmin(layer)) for layer in costs]
+    best_of_all = _least(losses, costs)
+    total = sum(layer[n] for layer, n in zip(costs, best_of_all, strict=True))
+    if total <= budget * (1 + 1e-9):
+        return best_of_all
     if sum(min(layer) for layer in costs) >= budget:
-        return cheapest
+        return _least(costs, losses)
     fixed = sum(min(layer) for layer in costs)
     unit = (budget - fixed) / UNITS
     # A layer's cheapest option is in `fixed`: what is rounded is the difference.
@@ -54,6 +57,16 @@ def choose(
         result.append(number)
         place -= int(layer[number])
     return result[::-1]
+
+
+def _least(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
+) -> list[int]:
+    """For each layer its option of least figures, of equal ones by the second."""
+    return [
+        min(range(len(a)), key=lambda n, a=a, b=b: (a[n], b[n]))  # type: ignore[misc]
+        for a, b in zip(first, second, strict=True)
+    ]
 
 
 def _with_layer(

@@ -151,7 +151,7 @@ def rectify_quantized(value: Any, high: Any, bits: int = 8) -> Any:
     follows the largest value, and a mask for it would cost another pass.
 
     Args:
-        value: float32 tensor, before the relu.
+        value: tensor of floats, before the relu; halves are rounded in float32.
         high: upper end, from `nudge`; the lower one is zero.
         bits: width of the integers.
 
@@ -168,7 +168,9 @@ def rectify_quantized(value: Any, high: Any, bits: int = 8) -> Any:
         def gradient(upstream: Any) -> Any:
             return tf.raw_ops.ReluGrad(gradients=upstream, features=value), None
 
-        return fake_quantize(value, 0.0, high, bits), gradient
+        # The cast inside: the gradient need not make the way through float32.
+        full = fake_quantize(tf.cast(value, tf.float32), 0.0, high, bits)
+        return tf.cast(full, value.dtype), gradient
 
     return quantized(value, tf.convert_to_tensor(high))
 

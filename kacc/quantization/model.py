@@ -12,7 +12,7 @@ import keras
 from kacc.core import attach, recipe, registry, rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import Call, Graph, trace
-from kacc.core.optimizers import extend_optimizer
+from kacc.core.optimizers import extend_optimizer_of
 from kacc.core.registry import RangeSpec
 from kacc.core.rules import Rule
 from kacc.core.transform import observing
@@ -118,7 +118,7 @@ def attach_quantization(
             prefix = prefixes.get(key, "")
             transform = _transform(operation, placement.ranges[key], settings, widths)
             _attach_one(model, prefix, operation, transform)
-    extend_optimizer(getattr(model, "optimizer", None), model.trainable_variables)
+    extend_optimizer_of(model)
     recipe.set_technique(model, TECHNIQUE, settings)
     attach.refresh_functions(model)
     if report and placement.skipped:

@@ -202,12 +202,14 @@ class Quantize(Transform):
         if is_observing():
             self._observe(name, value)
             return tf.identity(value)
+        if name not in self.fixed and is_training():
+            return self._trained(name, value)
         full = tf.cast(value, tf.float32)
         if name in self.fixed:
             low, high = self.fixed[name]
             result = functional.fake_quantize(full, low, high, *self._grid)
         else:
-            result = self._trained(name, full)
+            result = self._inferred(name, full)
         return tf.cast(result, value.dtype)
 
     def rectifies(self, name: str) -> bool:
@@ -271,26 +273,32 @@ class Quantize(Transform):
         """Width of the integers, and whether they are symmetric."""
         return self.scheme.activation_bits, self.scheme.symmetric
 
+    def _inferred(self, name: str, value: Any) -> Any:
+        """A tensor at inference; value and result are float32."""
+        # A range that no training step has seen must not send all to zero.
+        low, high = self.nudged(name)
+        rounded = functional.fake_quantize(value, low, high, *self._grid)
+        seen = tf.reduce_any(self._variables[f"{name}_range"].value != 0)
+        return tf.where(seen, rounded, value)
+
     def _trained(self, name: str, value: Any) -> Any:
-        if not is_training():
-            # A range that no training step has seen must not send all to zero.
-            low, high = self.nudged(name)
-            rounded = functional.fake_quantize(value, low, high, *self._grid)
-            seen = tf.reduce_any(self._variables[f"{name}_range"].value != 0)
-            return tf.where(seen, rounded, value)
+        """A tensor in training; the result is of the value's type."""
         ends = self._updated(name, value)
         if self.steps:
             bits = self._grid[0]
             ends = self.steps.trained_ends(name, ends, value, bits, self.frozen)
         low, high = functional.nudge(ends[0], ends[1], *self._grid)
         self._count_clipped(name, value, low, high)
+        if self._from_zero(name) and not self.frozen and not self.steps:
+            return functional.rectify_quantized(value, high, self._grid[0])
+        full = tf.cast(value, tf.float32)
         if self.steps:
             low = learned.straight_through(ends[0], low)
             high = learned.straight_through(ends[1], high)
-            return learned.quantize_to_ends(value, low, high, *self._grid)
-        if self._from_zero(name) and not self.frozen:
-            return functional.rectify_quantized(value, high, self._grid[0])
-        return functional.fake_quantize(value, low, high, *self._grid)
+            result = learned.quantize_to_ends(full, low, high, *self._grid)
+        else:
+            result = functional.fake_quantize(full, low, high, *self._grid)
+        return tf.cast(result, value.dtype)
 
     def _updated(self, name: str, value: Any) -> Any:
         """The range that was seen, after this batch; learned ones start from it."""
@@ -307,8 +315,9 @@ class Quantize(Transform):
 
     def _count_clipped(self, name: str, value: Any, low: Any, high: Any) -> None:
         # What a relu sends to zero is not clipped by the range.
-        floor = value.dtype.min if self._from_zero(name) else low
-        share = functional.clipped_share(value[:_CLIPPING_SAMPLE], floor, high)
+        sample = tf.cast(value[:_CLIPPING_SAMPLE], tf.float32)
+        floor = sample.dtype.min if self._from_zero(name) else low
+        share = functional.clipped_share(sample, floor, high)
         old = self._variables[f"{name}_clipped"]
         old.assign(old.value + (1 - self.momentum) * (share - old.value))
 
@@ -327,7 +336,7 @@ class Quantize(Transform):
         return tf.where(ends[1] - ends[0] > _SEEN, moved, batch)
 
     def _batch_ends(self, name: str, value: Any) -> Any:
-        value = tf.stop_gradient(tf.cast(value, tf.float32))
+        value = tf.stop_gradient(value)
         if self.steps is None:
             return self._extremes(name, value)
         # Afterwards nothing reads them: two passes less.
@@ -338,8 +347,11 @@ class Quantize(Transform):
         )
 
     def _extremes(self, name: str, value: Any) -> Any:
-        high = tf.maximum(tf.reduce_max(value), _SEEN)
-        return tf.stack([0.0 if self.ranges[name] else tf.reduce_min(value), high])
+        # Halves are compared as they are: casting them first would cost a pass.
+        high = tf.maximum(tf.cast(tf.reduce_max(value), tf.float32), _SEEN)
+        if self.ranges[name]:
+            return tf.stack([0.0, high])
+        return tf.stack([tf.cast(tf.reduce_min(value), tf.float32), high])
 
     def _observe(self, name: str, value: Any) -> None:
         """Shows calibration a batch; also from inside a graph."""

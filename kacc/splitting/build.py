@@ -7,12 +7,9 @@ from typing import Any
 import keras
 from keras import tree
 
-from kacc.core import attach, registry
 from kacc.core.graph import Call, Tensor, fill
-from kacc.core.remake import plain_config, remade
-from kacc.core.transform import QUANTIZE
+from kacc.core.remake import carry_weights, plain_config, remade
 from kacc.splitting.layout import Layout, Stretch
-from kacc.splitting.usage import variables_of
 
 
 class Builder:
@@ -78,20 +75,6 @@ class Builder:
         maker = self.layout.calls[self.layout.made[tensor]].operation
         named = self.layout.names[id(maker)] == self.layout.tensor_names[tensor]
         return outputs if others or not named else _alone(outputs)
-
-
-def carry_weights(old: Any, new: Any) -> None:
-    """Gives a layer the weights of another one, as pruning and the like leave them."""
-    if not isinstance(old, keras.Layer):
-        return
-    pairs = zip(variables_of(old), new.variables, strict=True)
-    for source, target in pairs:
-        target.assign(source.value)
-    spec = registry.find(old)
-    if spec is not None and attach.transforms_of(old):
-        for weight in spec.weights:
-            value = attach.weight_before(old, weight.attribute, QUANTIZE)
-            getattr(new, weight.attribute).assign(value)
 
 
 def _alone(values: dict[str, Any]) -> Any:

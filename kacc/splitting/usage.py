@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from kacc.core import cost, registry
 from kacc.core.graph import Call, Tensor
 from kacc.core.registry import Output
-from kacc.core.transform import State
+from kacc.core.remake import variables_of
 from kacc.quantization.model import quantized
 from kacc.splitting.layout import Layout, number_of
 
@@ -120,15 +119,6 @@ def _is_view(call: Call) -> bool:
     spec = registry.find(call.operation)
     gone = spec is not None and spec.output is Output.IDENTITY
     return gone or isinstance(call.operation, _VIEWS)
-
-
-def variables_of(operation: Any) -> list[Any]:
-    """The variables of a layer without those of what is attached to it."""
-    if not isinstance(operation, keras.Layer):
-        return []
-    states = [x for x in operation._flatten_layers() if isinstance(x, State)]
-    attached = {id(v) for state in states for v in state.variables}
-    return [v for v in operation.variables if id(v) not in attached]
 
 
 def _weight_bytes(call: Call) -> int:

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import pytest
 
+from kacc.acceleration.fusion import fuse_batch_normalization
 from kacc.acceleration.layer import FusedBatchNormalization
-from kacc.acceleration.model import accelerate, fuse_batch_normalization
+from kacc.acceleration.model import accelerate
 from kacc.core.errors import UsageError
 
 Plain = keras.layers.BatchNormalization
@@ -278,7 +279,7 @@ def test_a_process_without_kacc_loads_the_file(tmp_path):
 def test_replicas_train_as_plain_ones():
     code = """
         import json, keras, numpy as np, tensorflow as tf
-        from kacc.acceleration.model import fuse_batch_normalization
+        from kacc.acceleration.fusion import fuse_batch_normalization
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -497,3 +497,18 @@ def test_operators_name_what_channels_are_followed_by():
     item = x[..., 1:3]._keras_history
     node = item.operation._inbound_nodes[item.node_index]
     assert node.arguments.args[1] == (Ellipsis, slice(1, 3))
+
+
+def test_a_model_says_whether_its_loss_takes_training():
+    class Own(keras.Model):
+        def compute_loss(self, x, y, y_pred, sample_weight):
+            return 0.0
+
+    assert keras.Sequential([])._compute_loss_has_training_arg is True
+    assert Own()._compute_loss_has_training_arg is False
+
+
+def test_a_frozen_layer_knows_what_it_would_train(dense):
+    dense.trainable = False
+    assert dense.trainable_variables == []
+    assert [v.name for v in dense._trainable_variables] == ["kernel", "bias"]

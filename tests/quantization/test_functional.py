@@ -127,6 +127,19 @@ class TestRectifyQuantized:
             total = tf.reduce_sum(2 * functional.rectify_quantized(values, 1.0))
         assert tape.gradient(total, values).numpy().tolist() == [0, 0, 2, 2, 2]
 
+    @given(VALUES, st.sampled_from(["bfloat16", "float16"]))
+    def test_halves_are_rounded_in_float32(self, values, dtype):
+        values = tf.cast(values, dtype)
+        full = functional.rectify_quantized(tf.cast(values, tf.float32), 3.1)
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            half = functional.rectify_quantized(values, 3.1)
+        assert half.dtype == values.dtype
+        np.testing.assert_array_equal(half, tf.cast(full, dtype))
+        gradient = tape.gradient(half, values)
+        assert gradient.dtype == values.dtype
+        np.testing.assert_array_equal(gradient, tf.cast(values > 0, dtype))
+
 
 class TestWeights:
     @given(KERNELS, BITS, st.sampled_from([(-1,), (-2, -1), (0,)]))

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from kacc.core.graph import Call, Tensor, fill
+from kacc.core.graph import Call, fill
+from kacc.core.refitting import Values, solved
 from kacc.core.samples import flat_inputs, run, sampled
 from kacc.pruning.channels import features
 from kacc.pruning.channels.rebuild import Rebuild
 from kacc.pruning.channels.reconstruction import taker_of_constants
-
-RIDGE = 1e-3  # towards the weights as they were, in shares of the mean diagonal
 
 
 def refit(rebuild: Rebuild, batches: Sequence[Any]) -> list[str]:
@@ -42,8 +40,8 @@ def refit(rebuild: Rebuild, batches: Sequence[Any]) -> list[str]:
     for call in graph.calls:
         calls.setdefault(id(call.operation), []).append(call)
     inputs = [flat_inputs(dependencies.model, batch) for batch in batches]
-    old = _Values(graph.calls, graph.inputs, inputs)
-    new = _Values(graph.calls, graph.inputs, inputs)
+    old = Values(graph.calls, graph.inputs, inputs)
+    new = Values(graph.calls, graph.inputs, inputs)
     done = []
     for call in graph.calls:
         key = id(call.operation)
@@ -56,36 +54,10 @@ def refit(rebuild: Rebuild, batches: Sequence[Any]) -> list[str]:
         new.advance(
             call,
             lambda values, call=call: run(
-                rebuild.operation(call.operation), *rebuild.arguments(call, values)
+                rebuild.standing(call.operation), *rebuild.arguments(call, values)
             ),
         )
     return done
-
-
-class _Values:
-    """The tensors of all batches, as long as a call is still to read them."""
-
-    def __init__(
-        self, calls: Sequence[Call], inputs: Sequence[Tensor], batches: Sequence[Any]
-    ) -> None:
-        self._values = {
-            tensor: [batch[i] for batch in batches] for i, tensor in enumerate(inputs)
-        }
-        self._batches = len(batches)
-        self._last = {x: call for call in calls for x in call.inputs}
-
-    def of(self, call: Call) -> list[list[Any]]:
-        """For each batch the inputs of a call."""
-        return [[self._values[x][i] for x in call.inputs] for i in range(self._batches)]
-
-    def advance(self, call: Call, compute: Any) -> None:
-        """Computes a call's outputs, and forgets what nobody reads any more."""
-        results = [keras.tree.flatten(compute(values)) for values in self.of(call)]
-        for i, tensor in enumerate(call.outputs):
-            self._values[tensor] = [result[i] for result in results]
-        for tensor in set(call.inputs):
-            if self._last[tensor] is call:
-                del self._values[tensor]
 
 
 def _refit_one(
@@ -109,18 +81,10 @@ def _refit_one(
     inputs, outputs = np.concatenate(x), np.concatenate(y)
     shift = _shift_of(rebuild, call)
     means = (inputs.mean(0), outputs.mean(0)) if shift else (0.0, 0.0)
-    weights = _solved(inputs - means[0], outputs - means[1], present)
+    weights = solved(inputs - means[0], outputs - means[1], present)
     features.assign(new, weights)
     if shift:
         shift(means[1] - means[0] @ weights)
-
-
-def _solved(x: np.ndarray, y: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Least squares, drawn to weights that are near: ridge regression."""
-    gram = x.T @ x
-    strength = RIDGE * max(gram.trace() / len(gram), 1e-12)
-    error = x.T @ (y - x @ near)
-    return near + np.linalg.solve(gram + strength * np.eye(len(gram)), error)
 
 
 def _shift_of(rebuild: Rebuild, call: Call) -> Any:

@@ -1,5 +1,7 @@
 """Scores of channels, and refitting."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ from keras import layers
 import kacc
 from kacc.core.channels.graph import dependencies
 from kacc.pruning.channels import features, importance
+from kacc.pruning.channels.pruner import plan_channels
 from kacc.pruning.channels.reconstruction import reconstruction
+from tests.core import models as small_models
+from tests.pruning.channels import graphs
 
 SIZE = 6
 
@@ -189,3 +194,24 @@ def test_scores_of_ones_own():
     )
     with pytest.raises(kacc.UsageError, match="an array for each group"):
         kacc.prune_channels(model, params=0.5, importance=lambda found: [np.ones(3)])
+
+
+def test_the_refit_runs_a_part_that_is_copied_as_a_whole_with_its_own_weights():
+    image = keras.Input((8, 8, 3))
+    x = small_models.Residual(name="block")(image)
+    x = layers.Conv2D(8, 3, name="conv")(x)
+    model = keras.Model(image, layers.Conv2D(4, 3, name="last")(x))
+    graphs.randomize(model)
+    data, rule = small_models.images(64), kacc.Rule("block/.*", skip=True)
+    found = plan_channels(
+        model,
+        macs=0.8,
+        importance="reconstruction",
+        round_to=2,
+        data=data,
+        rules=[rule],
+    )
+    refitted = found.build().predict(data, verbose=0)
+    alone = dataclasses.replace(found, batches=()).build().predict(data, verbose=0)
+    wanted = model.predict(data, verbose=0)
+    assert np.square(refitted - wanted).mean() < np.square(alone - wanted).mean()

@@ -1,0 +1,83 @@
+"""Augmentation: one policy for a callback of `fit`, a layer and `tf.data`."""
+
+from kacc.augmentation.config import (
+    CutMix,
+    Flip,
+    MixUp,
+    Perspective,
+    RandAugment,
+    RandomCrop,
+    Rotation,
+    Shear,
+    Transform,
+    Translation,
+    TrivialAugment,
+    Zoom,
+)
+from kacc.augmentation.config_sequences import (
+    NoiseAtSNR,
+    SpecAugment,
+    TimeShift,
+    TokenDropout,
+)
+from kacc.augmentation.config_values import (
+    AutoContrast,
+    Blur,
+    Brightness,
+    ChannelShift,
+    Contrast,
+    Equalize,
+    Erasing,
+    Grayscale,
+    Hue,
+    Noise,
+    Posterize,
+    Rescale,
+    Saturation,
+    Sharpness,
+    Solarize,
+)
+from kacc.augmentation.data_check import DataCheck, check
+from kacc.augmentation.directory import flow_from_directory
+from kacc.augmentation.image_data_generator import from_image_data_generator
+from kacc.augmentation.policy import Policy, policy_of
+
+__all__ = [
+    "AutoContrast",
+    "Blur",
+    "Brightness",
+    "ChannelShift",
+    "Contrast",
+    "CutMix",
+    "DataCheck",
+    "Equalize",
+    "Erasing",
+    "Flip",
+    "Grayscale",
+    "Hue",
+    "MixUp",
+    "Noise",
+    "NoiseAtSNR",
+    "Perspective",
+    "Policy",
+    "Posterize",
+    "RandAugment",
+    "RandomCrop",
+    "Rescale",
+    "Rotation",
+    "Saturation",
+    "Sharpness",
+    "Shear",
+    "Solarize",
+    "SpecAugment",
+    "TimeShift",
+    "TokenDropout",
+    "Transform",
+    "Translation",
+    "TrivialAugment",
+    "Zoom",
+    "check",
+    "flow_from_directory",
+    "from_image_data_generator",
+    "policy_of",
+]

@@ -1,0 +1,161 @@
+import hashlib
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import kacc
+from kacc.core.errors import UsageError
+
+IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+SMALL = {"input_shape": (32, 32, 3), "alpha": 0.25}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """MobileNet's weights with a head and without one, and the model as a whole."""
+    folder = tmp_path_factory.mktemp("weights")
+    keras.utils.set_random_seed(0)
+    whole = keras.applications.MobileNet(alpha=0.25, weights=None, classes=1000)
+    whole.save_weights(folder / "whole.weights.h5")
+    whole.save(folder / "whole.keras")
+    body = keras.applications.MobileNet(
+        alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3)
+    )
+    body.set_weights(whole.get_weights()[: len(body.weights)])
+    body.save_weights(folder / "body.weights.h5")
+    return folder, body
+
+
+@pytest.mark.parametrize("name", ["whole.weights.h5", "body.weights.h5", "whole.keras"])
+def test_files_with_and_without_a_head(files, name):
+    folder, body = files
+    model = kacc.pretrained("MobileNet", 5, folder / name, **SMALL)
+    features = body.predict(IMAGES / 127.5 - 1, verbose=0).mean((1, 2))
+    inner = keras.Model(model.inputs, model.get_layer("dropout").input)
+    np.testing.assert_allclose(
+        inner.predict(IMAGES, verbose=0), features, rtol=1e-4, atol=1e-5
+    )
+    assert model.output_shape == (None, 5)
+    assert len(model.trainable_variables) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("ResNet50", 32, {}),
+        ("DenseNet121", 32, {}),
+        ("MobileNetV2", 32, {"alpha": 0.35}),
+        ("EfficientNetB0", 32, {}),
+    ],
+)
+def test_images_are_what_preprocess_input_makes_of_them(name, size, options, tmp_path):
+    keras.utils.set_random_seed(0)
+    function = getattr(keras.applications, name)
+    body = function(
+        weights=None,
+        include_top=False,
+        input_shape=(size, size, 3),
+        pooling="avg",
+        **options,
+    )
+    path = tmp_path / "body.weights.h5"
+    body.save_weights(path)
+    model = kacc.pretrained(name, 3, path, input_shape=(size, size, 3), **options)
+    module = getattr(keras.applications, function.__module__.rpartition(".")[2])
+    expected = body.predict(module.preprocess_input(IMAGES.copy()), verbose=0)
+    inner = keras.Model(model.inputs, model.get_layer("dropout").input)
+    found = inner.predict(IMAGES, verbose=0)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, atol=2e-4 * scale)
+
+
+def test_digests(files):
+    folder, _ = files
+    path = folder / "whole.weights.h5"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    kacc.pretrained("MobileNet", 5, path, sha256=digest.upper(), **SMALL)
+    with pytest.raises(UsageError, match="must have the SHA-256"):
+        kacc.pretrained("MobileNet", 5, path, sha256="0" * 64, **SMALL)
+
+
+def test_a_digest_beside_the_file(files, tmp_path):
+    folder, _ = files
+    path = tmp_path / "copy.weights.h5"
+    path.write_bytes((folder / "whole.weights.h5").read_bytes())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    listed = tmp_path / "copy.weights.h5.sha256"
+    listed.write_text(f"{digest}  copy.weights.h5\n")
+    kacc.pretrained("MobileNet", 5, path, **SMALL)
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(UsageError, match="must have the SHA-256"):
+        kacc.pretrained("MobileNet", 5, path, **SMALL)
+
+
+def test_without_weights_nothing_is_frozen():
+    model = kacc.pretrained("MobileNet", 5, **SMALL)
+    assert len(model.trainable_variables) > 2
+
+
+def test_the_result_is_plain_and_converts_to_int8(files, tmp_path):
+    folder, _ = files
+    model = kacc.pretrained("MobileNet", 3, folder / "whole.weights.h5", **SMALL)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(IMAGES, np.array([0, 1]), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6
+    )
+    kacc.quantize(model)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(IMAGES, np.array([0, 1]), verbose=0)
+    artifact = kacc.convert(model, tmp_path / "model.tflite", "tflite-int8")
+    assert kacc.parity(model, artifact, IMAGES).equal == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("Nothing", 5), "must be a model of keras.applications"),
+        ((None, 5), "must be a model of keras.applications"),
+        (("MobileNet", 0), "`classes`"),
+        (("MobileNet", 5, "no.weights.h5"), "must exist"),
+    ],
+)
+def test_wrong_arguments(arguments, said):
+    with pytest.raises(UsageError, match=said):
+        kacc.pretrained(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"beta": 1}, "Received: 'beta'"),
+        ({"classes_": 1}, "must take the options"),
+        ({"input_shape": (32, 32)}, "`input_shape`"),
+        ({"input_shape": (32, 32, 1)}, "`input_shape`"),
+        ({"dropout": 1.0}, "`dropout`"),
+        ({"input_shape": (8, 8, 3)}, "must be able to make the model"),
+    ],
+)
+def test_wrong_options(options, said):
+    with pytest.raises(UsageError, match=said):
+        kacc.pretrained("MobileNet", 5, **options)
+
+
+def test_files_of_another_architecture(files, tmp_path):
+    folder, _ = files
+    with pytest.raises(UsageError, match="must have the weights of"):
+        kacc.pretrained("MobileNet", 5, folder / "whole.weights.h5", alpha=0.5)
+    with pytest.raises(UsageError, match="must have the weights of"):
+        kacc.pretrained("MobileNet", 5, folder / "whole.keras", alpha=0.5)
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="a model that Keras can load"):
+        kacc.pretrained("MobileNet", 5, broken, **SMALL)
+    dense = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    dense.save(tmp_path / "dense.keras")
+    with pytest.raises(UsageError, match="other shapes"):
+        kacc.pretrained("MobileNet", 5, tmp_path / "dense.keras", **SMALL)
