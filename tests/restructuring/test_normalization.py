@@ -12,7 +12,7 @@ from tests.pruning.channels import graphs
 from tests.restructuring import models
 
 SOME = settings(
-    max_examples=8, suppress_health_check=[HealthCheck.too_slow], deadline=None
+    max_examples=5, suppress_health_check=[HealthCheck.too_slow], deadline=None
 )
 IMAGE, ROWS, VECTOR = (8, 8, 4), (9, 4), (4,)
 

@@ -40,7 +40,7 @@ def convolutions(draw):
     return model
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(convolutions(), st.booleans())
 def test_at_full_rank_the_outputs_are_equal(model, as_one_layer):
     (conv,) = model.layers
