@@ -57,7 +57,7 @@ def masked(model):
     }
 
 
-@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("order", [1, pytest.param(-1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scheme", ["int8", "w4a8", "int16x8"])
 def test_one_fit_with_both_callbacks(order, scheme, tmp_path):
     model = network()

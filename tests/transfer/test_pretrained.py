@@ -45,7 +45,7 @@ def test_files_with_and_without_a_head(files, name):
     ("name", "size", "options"),
     [
         ("ResNet50", 32, {}),
-        ("DenseNet121", 32, {}),
+        pytest.param("DenseNet121", 32, {}, marks=pytest.mark.slow),
         ("MobileNetV2", 32, {"alpha": 0.35}),
         ("EfficientNetB0", 32, {}),
     ],
