@@ -14,7 +14,7 @@ from kacc.clustering.model import (
     settings_of,
     start_clustering,
 )
-from kacc.core.errors import UsageError
+from kacc.core.arguments import whole
 from kacc.core.rules import Rule
 
 
@@ -66,12 +66,7 @@ class WeightClustering(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.settings = settings_of(clusters, start, rules, per, preserve_sparsity)
-        is_int = isinstance(start_epoch, int) and not isinstance(start_epoch, bool)
-        if not is_int or start_epoch < 0:
-            raise UsageError(
-                "`start_epoch` must be a whole number, at least 0", received=start_epoch
-            )
-        self.start_epoch = start_epoch
+        self.start_epoch = whole("start_epoch", start_epoch, 0, "epochs")
 
     def set_model(self, model: keras.Model) -> None:
         """Attaches to the model, before any other callback can restore a state."""

@@ -10,7 +10,13 @@ import numpy as np
 from keras import tree
 
 from kacc.core.graph import Call, Graph, fill
-from kacc.core.remake import carry_weights, plain_config, remade, variables_of
+from kacc.core.remake import (
+    carry_weights,
+    plain_config,
+    remade,
+    variables_of,
+    without_variables,
+)
 
 
 class Copier:
@@ -40,7 +46,7 @@ class Copier:
         operations: dict[int, Any] = {}
 
         def apply(call: Call, values: list[Any]) -> Any:
-            args, kwargs = tree.map_structure(_constant, fill(call, values))
+            args, kwargs = tree.map_structure(without_variables, fill(call, values))
             known = self._known(call, values)
             if known is not None:
                 return known
@@ -107,10 +113,3 @@ def _same(call: Call, other: Call) -> bool:
 def _rest(call: Call) -> Any:
     """The arguments of a call that are no tensors."""
     return fill(call, [None] * len(call.inputs))
-
-
-def _constant(value: Any) -> Any:
-    """A weight that no layer calls its own becomes a number of the copy."""
-    if isinstance(value, keras.Variable):
-        return keras.ops.convert_to_numpy(value)
-    return value

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from kacc.core import attach, registry
-from kacc.core.attach import base_class
 from kacc.core.errors import UsageError
 from kacc.core.transform import QUANTIZE, State
 
@@ -35,7 +34,7 @@ def remade(old: Any, config: Mapping[str, Any], path: str) -> Any:
     # A Lambda is made of code, which Keras distrusts in files; this one is the user's.
     options = {"safe_mode": False} if isinstance(old, keras.layers.Lambda) else {}
     try:
-        return base_class(old).from_config(dict(config), **options)
+        return attach.base_class(old).from_config(dict(config), **options)
     except Exception as error:
         raise UsageError(
             "Every layer must be one that its config can make again",
@@ -46,7 +45,7 @@ def remade(old: Any, config: Mapping[str, Any], path: str) -> Any:
 
 def plain_config(operation: Any) -> dict[str, Any]:
     """The config that an operation has without what is attached to it."""
-    return dict(base_class(operation).get_config(operation))
+    return dict(attach.base_class(operation).get_config(operation))
 
 
 def variables_of(operation: Any) -> list[Any]:
@@ -72,3 +71,10 @@ def carry_weights(old: Any, new: Any) -> None:
         for weight in spec.weights:
             value = attach.weight_before(old, weight.attribute, QUANTIZE)
             getattr(new, weight.attribute).assign(value)
+
+
+def without_variables(value: Any) -> Any:
+    """A constant in the place of a weight that no layer calls its own."""
+    if isinstance(value, keras.Variable):
+        return keras.ops.convert_to_numpy(value)
+    return value

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kacc.core import recipe
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.rules import Rule
@@ -198,11 +199,4 @@ def _iterations(model: keras.Model) -> int:
 
 
 def _step(name: str, value: Any, least: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(
-            f"`{name}` must be a whole number of steps, at least {least}",
-            received=value,
-        )
-    return value
+    return None if value is None else whole(name, value, least, "steps")

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from kacc.core.errors import UsageError
+from kacc.core.arguments import whole
 from kacc.core.graph import trace
 from kacc.core.rules import Rule
 from kacc.quantization import monitors
@@ -112,10 +112,5 @@ class QuantizationAwareTraining(keras.callbacks.Callback):
 
 
 def _epoch(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(
-            f"`{name}` must be a whole number of epochs, at least {least}",
-            received=value,
-            fix="Epochs count from 0, and freezing comes after the start",
-        )
-    return value
+    fix = "Epochs count from 0, and freezing comes after the start"
+    return whole(name, value, least, "epochs", fix)

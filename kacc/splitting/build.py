@@ -8,7 +8,7 @@ import keras
 from keras import tree
 
 from kacc.core.graph import Call, Tensor, fill
-from kacc.core.remake import carry_weights, plain_config, remade
+from kacc.core.remake import carry_weights, plain_config, remade, without_variables
 from kacc.splitting.layout import Layout, Stretch
 
 
@@ -51,7 +51,7 @@ class Builder:
 
     def _applied(self, call: Call, values: list[Any]) -> Any:
         new = self._operation(call)
-        args, kwargs = tree.map_structure(_constant, fill(call, values))
+        args, kwargs = tree.map_structure(without_variables, fill(call, values))
         return new(*args, **kwargs)
 
     def _operation(self, call: Call) -> Any:
@@ -79,10 +79,3 @@ class Builder:
 
 def _alone(values: dict[str, Any]) -> Any:
     return next(iter(values.values())) if len(values) == 1 else values
-
-
-def _constant(value: Any) -> Any:
-    """A weight that no layer calls its own becomes a number of the part."""
-    if isinstance(value, keras.Variable):
-        return keras.ops.convert_to_numpy(value)
-    return value

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from kacc.core import attach
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.optimizers import extend_optimizer
@@ -53,16 +54,11 @@ class Unfreezing(keras.callbacks.Callback):
         share: float = 1.0,
     ) -> None:
         super().__init__()
-        is_int = isinstance(start_epoch, int) and not isinstance(start_epoch, bool)
-        if not is_int or start_epoch < 0:
-            raise UsageError(
-                "`start_epoch` must be a whole number, at least 0", received=start_epoch
-            )
         if learning_rate is not None and not 0 < learning_rate < float("inf"):
             raise UsageError("`learning_rate` must be above 0", received=learning_rate)
         if not 0 < share <= 1:
             raise UsageError("`share` must be above 0, up to 1", received=share)
-        self.start_epoch = start_epoch
+        self.start_epoch = whole("start_epoch", start_epoch, 0, "epochs")
         self.learning_rate = learning_rate
         self.share = share
         self._frozen: list[Any] = []

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 from kacc.transfer import preprocessing
 from kacc.transfer.weights import checked, load
@@ -121,8 +122,7 @@ def _made(function: Callable[..., keras.Model], **options: Any) -> keras.Model:
 
 
 def _check(classes: Any, input_shape: Any, dropout: Any) -> None:
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
-        raise UsageError("`classes` must be a whole number from 1", received=classes)
+    whole("classes", classes, 1)
     shape = tuple(input_shape) if isinstance(input_shape, tuple | list) else ()
     if len(shape) != 3 or shape[-1] != 3 or not all(n and n > 0 for n in shape):
         raise UsageError(
