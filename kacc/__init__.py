@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         layers,
         measurement,
         pruning,
+        quantization,
         restructuring,
         schedules,
     )
@@ -82,6 +83,7 @@ __all__ = [
     "prune",
     "prune_channels",
     "pruning",
+    "quantization",
     "quantize",
     "register_layer",
     "restructure",
@@ -101,6 +103,7 @@ _PACKAGES = (
     "layers",
     "measurement",
     "pruning",
+    "quantization",
     "restructuring",
     "schedules",
 )

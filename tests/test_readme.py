@@ -115,6 +115,8 @@ def test_files_that_are_linked_are_there(path):
 def test_names_of_the_interface_exist():
     names = set(re.findall(r"\bkacc\.([a-z_]+)", README)) - {"callbacks"}
     assert names
+    # Not what some other import has left on the package.
+    assert names <= set(kacc.__all__)
     assert all(hasattr(kacc, name) for name in names)
 
 
