@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kacc.acceleration.execution import check_count
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 
 
 def check_data(data: Any, batch_size: int) -> None:
     """Raises a UsageError for what has no batches with targets."""
-    check_count("batch_size", batch_size, 1)
+    whole("batch_size", batch_size, 1)
     kinds = tf.data.Dataset | keras.utils.PyDataset
     if isinstance(data, kinds) or (isinstance(data, tuple) and len(data) in (2, 3)):
         return

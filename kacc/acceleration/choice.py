@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,11 @@ import numpy as np
 
 from kacc.acceleration.batches import batches, check_data, first_batch
 from kacc.acceleration.changes import check_model, set_optimizer
-from kacc.acceleration.execution import check_count
 from kacc.acceleration.trial import untouched
 from kacc.core import attach
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
+from kacc.core.shown import Shown
 
 _SMOOTHED = 0.9  # share of the old mean that each step keeps: batches differ
 _HELD = 512  # batches that are held in memory and come again
@@ -46,7 +46,7 @@ class OptimizerRow:
 
 
 @dataclass(frozen=True)
-class OptimizerChoice:
+class OptimizerChoice(Shown):
     """What each optimizer made of the same weights and batches.
 
     Args:
@@ -73,13 +73,6 @@ class OptimizerChoice:
         set_optimizer(model, _fresh(self.optimizers[self.best]))
         attach.refresh_functions(model)
         return model
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=100)
-        console.print(self)
-        return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
 
     def __rich__(self) -> Any:
         from rich.box import SIMPLE
@@ -142,7 +135,7 @@ def choose_optimizer(
     """
     check_model(model, compiled=True)
     check_data(data, batch_size)
-    check_count("steps", steps, 1)
+    whole("steps", steps, 1)
     first_batch(data, batch_size)
     optimizers = {"as compiled": model.optimizer, **_named(candidates)}
     held = list(itertools.islice(batches(data, batch_size), min(steps, _HELD)))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from kacc.acceleration.changes import check_model, note, take
 from kacc.core import attach
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 
 
@@ -77,7 +76,7 @@ def several_steps(model: keras.Model, steps: int) -> keras.Model:
         8
     """
     check_model(model, compiled=True)
-    check_count("steps", steps, 1)
+    whole("steps", steps, 1)
     note(model, "steps_per_execution", model.steps_per_execution)
     model.steps_per_execution = steps
     attach.refresh_functions(model)
@@ -90,14 +89,6 @@ def undo_execution(model: keras.Model) -> None:
         model.jit_compile = before
     for before in take(model, "steps_per_execution"):
         model.steps_per_execution = before
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raises a UsageError for what is not a whole number of at least so many."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(
-            f"`{name}` must be a whole number of at least {least}", received=value
-        )
 
 
 def _has_xla(model: keras.Model) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from kacc.acceleration.changes import check_model, note, optimizer_of, take
-from kacc.acceleration.execution import check_count
 from kacc.core import attach
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 from kacc.core.optimizers import rebuild_optimizer
 
@@ -38,7 +38,7 @@ def warmup_cosine(
         >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 55, 100)]
         [0.0, 0.05, 0.1, 0.051, 0.001]
     """
-    check_count("steps", steps, 2)
+    whole("steps", steps, 2)
     for name, value, fits in (
         ("peak", peak, peak > 0),
         ("warmup", warmup, 0 <= warmup < steps),

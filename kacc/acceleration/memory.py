@@ -18,8 +18,8 @@ from kacc.acceleration.changes import (
     optimizer_of,
     take,
 )
-from kacc.acceleration.execution import check_count
 from kacc.core import attach, rules
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 from kacc.core.optimizers import rebuild_optimizer
 
@@ -49,7 +49,7 @@ def accumulate_gradients(model: keras.Model, steps: int) -> keras.Model:
         4
     """
     check_model(model, compiled=True)
-    check_count("steps", steps, 1)
+    whole("steps", steps, 1)
     optimizer = optimizer_of(model)
     note(model, "accumulation", optimizer.gradient_accumulation_steps)
     _set_accumulation(optimizer, steps if steps > 1 else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +13,13 @@ import tensorflow as tf
 
 from kacc.acceleration.batches import check_data, first_batch
 from kacc.acceleration.changes import check_model
-from kacc.acceleration.execution import check_count
 from kacc.acceleration.fusion import fusible
 from kacc.acceleration.memory import check_memory
 from kacc.acceleration.setting import Setting
 from kacc.acceleration.trial import Trial, measure, prepare, untouched
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
+from kacc.core.shown import Shown
 
 # A piece is kept if it saves this share of a step: less is within what machines vary.
 _WORTH = 0.03
@@ -61,7 +61,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """What was tried on a model, and what would be kept.
 
     `print(plan)` and a rich console show the table.
@@ -97,13 +97,6 @@ class Plan:
         check_model(model, compiled=True)
         self.keep.apply(model)
         return model
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=120)
-        console.print(self)
-        return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
 
     def __rich__(self) -> Any:
         from rich.box import SIMPLE
@@ -166,7 +159,7 @@ def plan(
     """
     check_model(model, compiled=True)
     check_data(data, batch_size)
-    check_count("rounds", rounds, 1)
+    whole("rounds", rounds, 1)
     check_memory(memory)
     _check_way(model)
     batch = first_batch(data, batch_size)

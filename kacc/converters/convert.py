@@ -28,6 +28,7 @@ from kacc.core.files import digest
 from kacc.core.manifest import Manifest
 from kacc.core.memory import release
 from kacc.core.rules import Rule
+from kacc.core.transform import shares_scale
 
 CALIBRATION_SAMPLES = 500  # enough for ranges; more would only take longer
 
@@ -215,7 +216,7 @@ def _scheme_of(model: Any) -> str | None:
 def _shares_values(model: Any) -> bool:
     """Whether channels of a layer share values, which only kacc keeps as few."""
     return any(
-        attach.shares_scale(layer, weight.attribute)
+        shares_scale(layer, weight.attribute)
         for layer in attach.attached(model)
         for weight in getattr(registry.find(layer), "weights", ())
     )

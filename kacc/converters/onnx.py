@@ -98,13 +98,18 @@ def _converted(make: Callable[[], Any], request: Request) -> Any:
     """The model that tf2onnx makes, or an error that names what it lacks."""
     with to_log():
         try:
-            with _without_copies():
-                model, _ = make()
-        except Exception:
-            try:
-                model, _ = make()
-            except Exception as error:
-                raise _failed(error, request) from error
+            return _made(make)
+        except Exception as error:  # tf2onnx raises whatever its parts raise
+            raise _failed(error, request) from error
+
+
+def _made(make: Callable[[], Any]) -> Any:
+    """The model, if need be with the copies by which optimizers may fail."""
+    try:
+        with _without_copies():
+            model, _ = make()
+    except Exception:  # of one of the optimizers, or for good: then again
+        model, _ = make()
     return model
 
 

@@ -69,19 +69,6 @@ def weight_before(operation: Any, attribute: str, stage: int) -> Any:
     return value
 
 
-def shares_scale(operation: Any, attribute: str) -> bool:
-    """Whether integers of a weight must have one scale for all its channels.
-
-    Args:
-        operation: a layer, attached or not, or a double of one (which has no transforms
-            but says in `_kacc_shares_scale` what they wanted).
-        attribute: names the weight.
-    """
-    if attribute in getattr(operation, "_kacc_shares_scale", ()):
-        return True
-    return any(t.shares_scale(attribute) for t in transforms_of(operation))
-
-
 def is_attached(model: Any) -> bool:
     """Whether anything is attached inside a model or layer."""
     return any(True for _ in attached(model))

@@ -97,6 +97,20 @@ class Transform:
         return {}
 
 
+def shares_scale(operation: Any, attribute: str) -> bool:
+    """Whether integers of a weight must have one scale for all its channels.
+
+    Args:
+        operation: a layer, attached or not, or a double of one (which has no transforms
+            but says in `_kacc_shares_scale` what they wanted).
+        attribute: names the weight.
+    """
+    if attribute in getattr(operation, "_kacc_shares_scale", ()):
+        return True
+    attached = getattr(operation, "_kacc_transforms", ())
+    return any(transform.shares_scale(attribute) for transform in attached)
+
+
 _TRANSFORMS: dict[str, type[Transform]] = {}
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kacc.core.shown import change
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -83,13 +85,8 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
         layer.path,
         layer.method,
         f"{ranks} of {full}",
-        _change(layer.macs),
-        _change(layer.params),
+        change(layer.macs),
+        change(layer.params),
         f"{layer.kept:.1%}",
         "",
     )
-
-
-def _change(pair: tuple[int, int]) -> str:
-    before, after = pair
-    return f"{before:,} -> {after:,}"

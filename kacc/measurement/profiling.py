@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +13,12 @@ import numpy as np
 
 from kacc.acceleration.batches import batches, check_data, first_batch
 from kacc.acceleration.changes import check_model
-from kacc.acceleration.execution import check_count, compile_step, several_steps
+from kacc.acceleration.execution import compile_step, several_steps
 from kacc.acceleration.trial import untouched
 from kacc.core import attach
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
+from kacc.core.shown import Shown
 from kacc.measurement.trace import OPTIMIZER, REST, scoped, trace_times
 
 _WARM_UP = 3
@@ -46,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Shown):
     """Where the time of a training step goes.
 
     `print(profile)` and a rich console show the table and what to do.
@@ -74,13 +75,6 @@ class Profile:
     def bottleneck(self) -> str:
         """The part that takes most: a layer's path, the input pipeline, ..."""
         return self.parts[0].name
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=120)
-        console.print(self)
-        return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
 
     def __rich__(self) -> Any:
         from rich.box import SIMPLE
@@ -149,7 +143,7 @@ def profile(
     """
     check_model(model, compiled=True)
     check_data(data, batch_size)
-    check_count("steps", steps, 1)
+    whole("steps", steps, 1)
     if model.run_eagerly:
         raise UsageError(
             "The time of a step that runs eagerly is that of Python",

@@ -18,6 +18,7 @@ from keras import tree
 from kacc.core import attach, registry
 from kacc.core.graph import Call, Graph, fill, trace
 from kacc.core.rules import Rule
+from kacc.core.transform import shares_scale
 from kacc.quantization.model import attach_quantization, recipe_settings
 
 
@@ -120,7 +121,7 @@ def double(operation: Any) -> Any:
     steps = attach.Steps(operation)
     if spec is not None and steps.transforms:
         names = [weight.attribute for weight in spec.weights]
-        shared = [name for name in names if attach.shares_scale(operation, name)]
+        shared = [name for name in names if shares_scale(operation, name)]
         vars(twin)["_kacc_shares_scale"] = tuple(shared)
         for weight in spec.weights:
             value = getattr(operation, weight.attribute).value

@@ -22,7 +22,6 @@ from kacc.quantization.placement import Placement, place
 from kacc.quantization.transform import (
     Quantize,
     quantize_of,
-    require_same_scheme,
 )
 from kacc.quantization.widths import weight_widths
 
@@ -104,7 +103,7 @@ def attach_quantization(
     )
     widths = weight_widths(graph, scheme, chosen)
     for path, operation in placement.operations.values():
-        require_same_scheme(operation, settings["scheme"], path)
+        _require_same_scheme(operation, settings["scheme"], path)
     if not any(_has_weights(op) for _, op in placement.operations.values()):
         raise UsageError(
             "The model must have a layer that kacc can quantize",
@@ -186,6 +185,17 @@ def _attach_one(
     if present is not None:
         transform.take_ranges(present)
     transform.begin()
+
+
+def _require_same_scheme(operation: Any, scheme: str, path: str) -> None:
+    """Raises a UsageError if the layer is quantized by another scheme."""
+    present = quantize_of(operation)
+    if present is not None and present.scheme.name != scheme:
+        raise UsageError(
+            f"The layer {path!r} is already quantized as {present.scheme.name}",
+            received=scheme,
+            fix="Call kacc.strip(model) first",
+        )
 
 
 def _unfit(call: Call, scheme: Scheme) -> str | None:

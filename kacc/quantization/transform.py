@@ -9,7 +9,6 @@ import tensorflow as tf
 from keras import tree
 
 from kacc.core import attach, registry
-from kacc.core.errors import UsageError
 from kacc.core.transform import (
     QUANTIZE,
     State,
@@ -18,6 +17,7 @@ from kacc.core.transform import (
     is_observing,
     is_training,
     register_transform,
+    shares_scale,
 )
 from kacc.quantization import functional, integer, learned
 from kacc.quantization.calibration import Histogram
@@ -158,11 +158,11 @@ class Quantize(Transform):
         """
         own = self.learned_steps or self.weight_bits != 8 or self.scheme.symmetric
         operation = self._operation
-        return own or any(attach.shares_scale(operation, a) for a in self._channels)
+        return own or any(shares_scale(operation, a) for a in self._channels)
 
     def _axes(self, attribute: str) -> tuple[int, ...]:
         """The axes of a weight that have scales of their own."""
-        if attach.shares_scale(self._operation, attribute):
+        if shares_scale(self._operation, attribute):
             return ()
         return self._channels[attribute]
 
@@ -391,14 +391,3 @@ def require_quantize(operation: Any) -> Quantize:
     transform = quantize_of(operation)
     assert transform is not None, f"{operation} is not quantized"
     return transform
-
-
-def require_same_scheme(operation: Any, scheme: str, path: str) -> None:
-    """Raises a UsageError if the layer is quantized by another scheme."""
-    present = quantize_of(operation)
-    if present is not None and present.scheme.name != scheme:
-        raise UsageError(
-            f"The layer {path!r} is already quantized as {present.scheme.name}",
-            received=scheme,
-            fix="Call kacc.strip(model) first",
-        )

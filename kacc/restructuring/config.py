@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
 
 # Activations whose exponentials take a table or an operator of their own on devices,
@@ -56,7 +57,7 @@ class SeparableConvolutions:
     as_one_layer: bool = False
 
     def __post_init__(self) -> None:
-        _require_count("depth_multiplier", self.depth_multiplier)
+        whole("depth_multiplier", self.depth_multiplier, 1)
         if self.energy is not None and not _is_share(self.energy):
             raise UsageError(
                 "`energy` is the share to keep, above 0 and at most 1",
@@ -125,7 +126,7 @@ class RoundChannels:
     to: int = 8
 
     def __post_init__(self) -> None:
-        _require_count("to", self.to)
+        whole("to", self.to, 1)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Width:
             raise UsageError(
                 "`multiplier` must be a number above 0", received=self.multiplier
             )
-        _require_count("round_to", self.round_to)
+        whole("round_to", self.round_to, 1)
         if self.weights not in ("fresh", "leading"):
             raise UsageError(
                 "`weights` must be 'fresh' or 'leading'", received=self.weights
@@ -298,11 +299,6 @@ def _canonical(name: Any) -> str:
             received=name,
             fix='Pass {"gelu": "hard_silu"}',
         ) from None
-
-
-def _require_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"`{name}` must be a positive integer", received=value)
 
 
 def _require_flags(config: Any, *names: str) -> None:

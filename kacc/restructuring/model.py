@@ -15,6 +15,7 @@ from kacc.core.graph import require_built, trace
 from kacc.core.rebuild import Rebuild
 from kacc.core.rules import Rule, checked, resolve
 from kacc.core.samples import batches
+from kacc.core.shown import change
 from kacc.restructuring import report as reporting
 from kacc.restructuring.activations import swap
 from kacc.restructuring.config import (
@@ -29,7 +30,7 @@ from kacc.restructuring.config import (
 )
 from kacc.restructuring.heads import pool
 from kacc.restructuring.normalization import fold, insert
-from kacc.restructuring.report import LayerReport, change
+from kacc.restructuring.report import LayerReport
 from kacc.restructuring.separable import separate
 from kacc.restructuring.steps import Outcome, Source
 from kacc.restructuring.widths import multiply, round_up

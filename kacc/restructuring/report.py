@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kacc.core.shown import change
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -63,17 +65,6 @@ def rich_view(title: str, layers: Sequence[LayerReport]) -> Any:
             layer.reason,
         )
     return table
-
-
-def change(pair: tuple[int, int]) -> str:
-    """Two numbers, or one if they are equal.
-
-    Example:
-        >>> change((1000, 1000)), change((1000, 8))
-        ('1,000', '1,000 -> 8')
-    """
-    before, after = pair
-    return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
 
 
 _COLUMNS = (

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kacc.core import attach
+from kacc.core.arguments import whole
 from kacc.core.budget import budget_of
 from kacc.core.channels.graph import DependencyGraph, dependencies
 from kacc.core.errors import UsageError
@@ -268,10 +269,7 @@ def _check_steps(begin_step: Any, end_step: Any, frequency: Any) -> None:
         ("end_step", end_step, 1),
         ("frequency", frequency, 1),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(
-                f"`{name}` must be an integer of at least {least}", received=value
-            )
+        whole(name, value, least, "steps")
     if end_step < begin_step:
         raise UsageError(
             "`end_step` must not come before `begin_step`",
