@@ -161,6 +161,20 @@ def test_a_trained_head_is_better_than_the_mean():
     assert loss(stacked) < loss(kacc.ensemble([good, bad]))
 
 
+def test_a_head_is_kept_as_it_was_at_its_best():
+    """On the fifth of the data that it does not see, which here says the opposite."""
+    x = RANDOM.uniform(0, 255, (100, 8, 8, 3)).astype("float32")
+    y = np.zeros(100, int)
+    y[np.random.default_rng(0).permutation(100)[:20]] = 1
+    models, heads = [member(0), member(1)], []
+    for epochs in (1, 10):
+        keras.utils.set_random_seed(3)
+        stacked = kacc.ensemble(models, "stacked", data=(x, y), epochs=epochs)
+        heads.append(stacked.layers[-1].get_weights())
+    for once, stopped in zip(*heads, strict=True):
+        np.testing.assert_allclose(once, stopped, rtol=1e-6)
+
+
 def test_values_are_stacked_by_a_linear_head():
     models = [member(i, activation=None) for i in range(2)]
     target = predictions(models)[1] * 2
