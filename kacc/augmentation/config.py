@@ -21,8 +21,8 @@ _CLASSES: dict[str, type[Transform]] = {}
 class Transform:
     """One kind of change.
 
-    A subclass is a frozen dataclass that checks itself in `__post_init__`, and is known
-    by its name as soon as it is defined.
+    A subclass is a frozen dataclass that checks its fields in `_check`, and is known by
+    its name as soon as it is defined.
     """
 
     # What it changes: transforms of different kinds do not go into one policy.
@@ -33,6 +33,14 @@ class Transform:
     is_colour: ClassVar[bool] = False
     # Whether it moves what is in the image.
     moves: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._check()
+        if hasattr(self, "probability"):
+            checks.share("`probability`", self.probability)
+
+    def _check(self) -> None:
+        """Raises a UsageError for a wrong field; keeps the right ones as checked."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -99,9 +107,8 @@ class Flip(Transform):
     probability: float = 0.5
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.choice("`mode`", self.mode, ("horizontal", "vertical", "both"))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,8 @@ class Rotation(Transform):
     probability: float = 1.0
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         self._keep(degrees=checks.interval("`degrees`", self.degrees))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -137,10 +143,9 @@ class Shear(Transform):
     probability: float = 1.0
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         self._keep(degrees=checks.interval("`degrees`", self.degrees, low=-89, high=89))
         checks.choice("`axis`", self.axis, ("horizontal", "vertical", "both"))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -159,10 +164,9 @@ class Zoom(Transform):
     probability: float = 1.0
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         limits = {"around": 1.0, "low": 0.01, "high": 100}
         self._keep(range=checks.interval("`range`", self.range, **limits))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -180,12 +184,11 @@ class Translation(Transform):
     probability: float = 1.0
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         limits = {"low": -1, "high": 1}
         self._keep(fraction=checks.interval("`fraction`", self.fraction, **limits))
         if self.vertical is not None:
             self._keep(vertical=checks.interval("`vertical`", self.vertical, **limits))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -201,9 +204,8 @@ class Perspective(Transform):
     probability: float = 1.0
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.number("`scale`", self.scale, 0, 0.2)
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -222,9 +224,8 @@ class RandomCrop(Transform):
     probability: float = 1.0
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.whole("`padding`", self.padding, 1)
-        checks.share("`probability`", self.probability)
 
 
 # Mixing: two images of a batch and their labels
@@ -242,9 +243,8 @@ class MixUp(Transform):
     alpha: float = 0.2
     probability: float = 1.0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.number("`alpha`", self.alpha, 0.01, 100)
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,8 @@ class CutMix(Transform):
     alpha: float = 1.0
     probability: float = 1.0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.number("`alpha`", self.alpha, 0.01, 100)
-        checks.share("`probability`", self.probability)
 
 
 # Choices among the others
@@ -289,10 +288,9 @@ class RandAugment(Transform):
     moves: ClassVar[bool] = True
     is_colour: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.whole("`n`", self.n, 1, 14)
         checks.number("`magnitude`", self.magnitude, 0, 30)
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -310,6 +308,3 @@ class TrivialAugment(Transform):
     needs_value_range: ClassVar[bool] = True
     moves: ClassVar[bool] = True
     is_colour: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        checks.share("`probability`", self.probability)

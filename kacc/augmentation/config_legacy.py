@@ -39,7 +39,7 @@ class LegacyWarp(Transform):
     zoom: tuple[float, float] = (1.0, 1.0)
     moves: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.number("`rotation_range`", self.rotation, 0)
         checks.number("`shear_range`", self.shear, 0)
         self._keep(
@@ -61,7 +61,7 @@ class LevelShift(Transform):
     needs_value_range: ClassVar[bool] = True
     is_colour: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.number("`fraction`", self.fraction, 0, 1)
 
 

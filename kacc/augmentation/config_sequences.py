@@ -34,10 +34,9 @@ class TimeShift(Transform):
     probability: float = 1.0
     modality: ClassVar[str] = "waveform"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         limits = {"low": -1, "high": 1}
         self._keep(fraction=checks.interval("`fraction`", self.fraction, **limits))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,10 @@ class NoiseAtSNR(Transform):
     probability: float = 1.0
     modality: ClassVar[str] = "waveform"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         value = self.snr_db
         ends = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
         self._keep(snr_db=checks.interval("`snr_db`", ends, low=-100, high=200))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class SpecAugment(Transform):
     probability: float = 1.0
     modality: ClassVar[str] = "spectrogram"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         for name in ("time_masks", "frequency_masks"):
             checks.whole(f"`{name}`", getattr(self, name), 0, 100)
         for name in ("time_width", "frequency_width"):
@@ -114,7 +112,6 @@ class SpecAugment(Transform):
         checks.share("`time_share`", self.time_share)
         if self.value is not None:
             checks.number("`value`", self.value)
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class TokenDropout(Transform):
     probability: float = 1.0
     modality: ClassVar[str] = "tokens"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.share("`rate`", self.rate)
         checks.whole("`token`", self.token, 0)
         if not isinstance(self.keep, (tuple, list)):
@@ -148,4 +145,3 @@ class TokenDropout(Transform):
                 "`keep` must be a list of token ids", received=self.keep, fix="Pass [0]"
             )
         self._keep(keep=tuple(checks.whole("`keep`", one, 0) for one in self.keep))
-        checks.share("`probability`", self.probability)

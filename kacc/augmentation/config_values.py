@@ -26,9 +26,8 @@ class _Factor(Transform):
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         self._keep(factor=checks.interval("`factor`", self.factor, 1.0, low=0))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,9 @@ class Hue(Transform):
     needs_value_range: ClassVar[bool] = True
     is_colour: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         limits = {"low": -1, "high": 1}
         self._keep(fraction=checks.interval("`fraction`", self.fraction, **limits))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,9 @@ class ChannelShift(Transform):
     needs_value_range: ClassVar[bool] = True
     is_colour: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         limits = {"low": -1, "high": 1}
         self._keep(fraction=checks.interval("`fraction`", self.fraction, **limits))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -121,9 +118,6 @@ class Grayscale(Transform):
     probability: float = 0.1
     needs_value_range: ClassVar[bool] = True
     is_colour: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        checks.share("`probability`", self.probability)
 
 
 # Tables: a value of 0 to 255 becomes another
@@ -142,7 +136,7 @@ class Posterize(Transform):
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         bits = self.bits
         ends = bits if isinstance(bits, (tuple, list)) else (bits, bits)
         if len(ends) != 2 or ends[0] > ends[1]:
@@ -150,7 +144,6 @@ class Posterize(Transform):
                 "`bits` must be a number or a range (fewest, most)", received=self.bits
             )
         self._keep(bits=tuple(checks.whole("`bits`", end, 1, 8) for end in ends))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -167,11 +160,10 @@ class Solarize(Transform):
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         value = self.threshold
         ends = value if isinstance(value, (tuple, list)) else (value, value)
         self._keep(threshold=checks.interval("`threshold`", tuple(ends), low=0, high=1))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -185,9 +177,6 @@ class Equalize(Transform):
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        checks.share("`probability`", self.probability)
-
 
 @dataclass(frozen=True)
 class AutoContrast(Transform):
@@ -199,9 +188,6 @@ class AutoContrast(Transform):
 
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        checks.share("`probability`", self.probability)
 
 
 # Filters, noise and holes
@@ -229,9 +215,8 @@ class Blur(Transform):
     sigma: Range = 1.0
     probability: float = 1.0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         self._keep(sigma=checks.interval("`sigma`", self.sigma, low=0, high=5))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -248,10 +233,9 @@ class Noise(Transform):
     probability: float = 1.0
     needs_value_range: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         limits = {"low": 0, "high": 1}
         self._keep(deviation=checks.interval("`deviation`", self.deviation, **limits))
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -270,14 +254,13 @@ class Erasing(Transform):
     value: float | None = None
     probability: float = 0.5
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         self._keep(
             area=checks.interval("`area`", self.area, low=0, high=1),
             aspect=checks.interval("`aspect`", self.aspect, 1.0, low=0.01, high=100),
         )
         if self.value is not None:
             checks.number("`value`", self.value)
-        checks.share("`probability`", self.probability)
 
 
 @dataclass(frozen=True)
@@ -296,6 +279,6 @@ class Rescale(Transform):
     scale: float
     offset: float = 0.0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         checks.number("`scale`", self.scale)
         checks.number("`offset`", self.offset)
