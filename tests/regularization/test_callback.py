@@ -100,16 +100,19 @@ def test_validation_is_without_it_and_nothing_stays():
     assert "compute_loss" not in vars(model)
 
 
-def test_beside_distillation_and_pruning():
+def test_beside_distillation_pruning_and_quantization(tmp_path):
     teacher, model = network(), network()
     callbacks = [
         Regularization(l1=0.01),
         kacc.callbacks.Distillation(teacher),
         kacc.callbacks.Pruning(0.5, keep_ends=False, end_step=1),
+        kacc.callbacks.QuantizationAwareTraining(start_epoch=1),
     ]
     history = fit(model, *callbacks, epochs=2)
     assert {"regularization", "distillation_loss", "sparsity"} <= set(history)
     assert "compute_loss" not in vars(model)
+    artifact = kacc.convert(model, tmp_path / "model.tflite", "tflite-int8")
+    assert kacc.parity(model, artifact, X).equal == 1.0
 
 
 @pytest.mark.parametrize(
