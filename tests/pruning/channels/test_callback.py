@@ -207,7 +207,7 @@ def test_the_masked_model_quantizes_without_a_zero_scale(tmp_path):
 
 BAD = [
     ({"macs": None}, "Exactly one share"),
-    ({"frequency": 0}, "`frequency` must be an integer"),
+    ({"frequency": 0}, "`frequency` must be a whole number"),
     ({"begin_step": 9}, "`end_step` must not come before"),
     ({"importance": "taylor"}, "measured on `data`"),
 ]
