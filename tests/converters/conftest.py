@@ -19,6 +19,14 @@ def images(rng):
     return rng.normal(size=(80, 8, 8, 3)).astype("float32")
 
 
+def unchanged(model):
+    """A model that tests share, and a failure if one of them changed its weights."""
+    before = model.get_weights()
+    yield model
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 @pytest.fixture(scope="session")
 def model():
     """A nested model whose layer names are traps: conv, conv_1, and one in upper case.
@@ -44,7 +52,7 @@ def model():
     norm = block.get_layer("norm")
     values = np.random.default_rng(5).uniform(0.5, 1.5, (4, 6))
     norm.set_weights(list(values))
-    return result
+    yield from unchanged(result)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +69,7 @@ def two_by_two():
         "probability": layers.Dense(3, activation="softmax", name="head")(x),
         "amount": layers.Dense(1, name="tail")(x),
     }
-    return keras.Model([image, extra], outputs, name="two")
+    yield from unchanged(keras.Model([image, extra], outputs, name="two"))
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ def run(model, zeros=True):
     """Gives a model random weights: factors that are negative, and some that are zero.
 
     Args:
+        model: one that no other test reads: it is changed.
         zeros: whether there are any of those.
     """
     rng = np.random.default_rng(3)
