@@ -1,5 +1,6 @@
 """What tests and the examples in docstrings share: environment and seeds."""
 
+import collections
 import gc
 import os
 import random
@@ -22,6 +23,18 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # results do not depend on a GPU
 os.environ.setdefault("KACC_CACHE", tempfile.mkdtemp(prefix="kacc-cache-"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not slow are chosen
+def pytest_collection_modifyitems(items):
+    """Of the combinations of a test marked `sampled(n)`, all but each nth are slow."""
+    seen = collections.Counter()
+    for item in items:
+        if sampled := item.get_closest_marker("sampled"):
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % sampled.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
 
 
 def pytest_collection_finish():

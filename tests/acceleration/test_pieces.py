@@ -199,6 +199,7 @@ def test_averages_are_those_of_the_weights(make, data, built):
         np.testing.assert_allclose(w, a, atol=1e-6)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "technique",
     [

@@ -82,6 +82,7 @@ def test_demo_learns_the_digits_and_says_no_word_too_many(kacc, tmp_path):
     assert report["data"]["validation_images"] == 450
 
 
+@pytest.mark.slow
 def test_demo_on_class_folders(kacc_inside, tmp_path, class_folders):
     process = kacc_inside(
         "demo", "--data", class_folders, "--epochs", 2, "--out", "a/b"

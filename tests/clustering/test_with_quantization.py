@@ -43,6 +43,7 @@ def counts(artifact):
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 def test_integers_are_as_few_as_clusters_and_the_file_is_the_model(

@@ -131,6 +131,7 @@ def named(layer):
     return layer
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", IN_FLOAT)
 def test_a_layer_in_float_is_reported_and_computes_what_it_did(name):
     shape, make = IN_FLOAT[name]

@@ -111,6 +111,7 @@ def test_operators_left_to_the_cpu_are_named_with_their_layer(tmp_path):
     assert file.manifest.report["on_cpu"] == ["RESIZE_BILINEAR from up"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["ethos-u65", "ethos-u85"])
 def test_larger_npus(target, tmp_path, images):
     npu = ethos.NPUS[target]
@@ -142,6 +143,7 @@ def test_a_trained_model_needs_no_calibration(tmp_path, images):
     assert file.manifest.report["npu_share"] == 1.0
 
 
+@pytest.mark.slow
 def test_cycles_are_a_budget():
     model, cycles = _model(32), ethos.cycles(128)
     whole = cycles(model)

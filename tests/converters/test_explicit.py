@@ -62,6 +62,7 @@ def images():
     return np.random.default_rng(1).normal(size=(32, 6, 6, 3)).astype("float32")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("scheme", "rules"), SCHEMES, ids=["int8", "w4a8"])
 @pytest.mark.parametrize(
     "calls",

@@ -52,6 +52,7 @@ def floats(artifact):
     return found
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("pattern", "operators"),
     [

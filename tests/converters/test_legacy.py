@@ -57,6 +57,7 @@ def by_tfmot(model, path):
     return open_artifact(path)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("make", "target"),
     [
@@ -191,6 +192,7 @@ def test_other_bits_are_refused(tmp_path):
         kacc.convert(model, tmp_path / "m.tflite", "tflite-int8")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("target", [*TARGETS, "tflite-int8"])
 def test_pruned_before_and_after_stripping(pruned, target, images, tmp_path):
     before = values(pruned)
@@ -220,6 +222,7 @@ def test_the_mask_counts_where_the_weights_have_moved_on(images, tmp_path):
     np.testing.assert_allclose(got, predict(model, images), atol=1e-6)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("target", [*TARGETS, "tflite-int8"])
 def test_clustered_before_and_after_stripping(clustered, target, images, tmp_path):
     wrapped = kacc.convert(clustered, tmp_path / "a.tflite", target, images)

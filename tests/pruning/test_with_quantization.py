@@ -57,6 +57,7 @@ def masked(model):
     }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("order", [1, pytest.param(-1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scheme", ["int8", "w4a8", "int16x8"])
 def test_one_fit_with_both_callbacks(order, scheme, tmp_path):
@@ -186,6 +187,7 @@ def test_taking_one_technique_off_leaves_the_other(first):
     assert "one" in masked(model)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("attached", [False, True])
 @pytest.mark.parametrize(
     "target", ["tflite-float32", "tflite-float16", "tflite-dynamic"]
@@ -203,6 +205,7 @@ def test_float_files_have_just_the_zeros(target, attached, tmp_path):
         assert got == want
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("backend", ["tflite", "ai-edge", "kacc"])
 def test_calibrated_files_have_the_zeros(backend, tmp_path):
     model = kacc.prune(network(), 0.75, rules=[kacc.Rule("separable", skip=True)])
@@ -262,6 +265,7 @@ def scales_of(artifact):
     return np.concatenate([d["quantization_parameters"]["scales"] for d in details])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("scheme", ["int8", "w4a8"])
 def test_channels_of_zeros_have_a_scale(normalized, scheme, tmp_path):
@@ -276,6 +280,7 @@ def test_channels_of_zeros_have_a_scale(normalized, scheme, tmp_path):
     assert kacc.parity(model, artifact, x).equal == 1.0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("backend", ["tflite", "ai-edge", "kacc"])
 def test_calibrated_channels_of_zeros_have_a_scale(backend, tmp_path):
     model = with_dead_channels(True)

@@ -30,6 +30,7 @@ def state_of(model):
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("build", models.MODELS, ids=lambda b: b.__name__)
 def test_the_copy_equals_its_file_and_the_model_is_untouched(build, tmp_path):
     model, x = build(), models.inputs_for(build(), 32)

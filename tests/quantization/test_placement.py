@@ -53,6 +53,7 @@ def outputs(request, quantized_blocks):
     return want, artifact.predict(x, kernels=request.param)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
 def test_the_file_has_these_tensors_and_rounds_them_so(block, outputs):
     want, got = outputs[0][block.__name__], outputs[1][block.__name__]

@@ -19,6 +19,7 @@ FOUR_BITS = [kacc.Rule(".*", bits=4)]
 BRIEF = AdaRound(steps=20)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("build", [models.nested, models.shared, models.subclassed])
 @pytest.mark.parametrize(
     ("scheme", "options"),

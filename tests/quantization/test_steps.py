@@ -71,6 +71,7 @@ def trained(request, tmp_path_factory):
     return model, kacc.convert(model, path, f"tflite-{scheme}")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_the_file_is_what_was_trained(trained, kernels):
     model, artifact = trained
@@ -164,6 +165,7 @@ def learned_numbers(model):
     return numbers
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("error:Gradients do not exist")
 @pytest.mark.parametrize("kind", ["nested", "subclassed", "operators"])
 def test_every_kind_of_model_learns_steps_from_an_epoch_on(kind, tmp_path):

@@ -67,6 +67,7 @@ def test_no_weight_is_shared_with_the_old_model(option):
     assert not {id(v) for v in model.variables} & {id(v) for v in new.variables}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("option", OPTIONS, ids=_name)
 def test_the_result_trains_quantizes_and_converts(option, tmp_path):
     """Quantization-aware training, and a file equal to the model to the bit."""

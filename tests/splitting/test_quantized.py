@@ -39,6 +39,7 @@ def whole(trained, tmp_path_factory):
     return kacc.convert(trained, path, "tflite-int8")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("at", [["first"], ["relu", "pool"], ["second", "mean"], None])
 def test_chain_of_files_equals_the_whole_file(trained, whole, tmp_path, at):
     x = models.data(trained, 32, seed=1)
@@ -92,6 +93,7 @@ def test_cuts_go_through_no_operator_of_the_file(trained):
         kacc.split(trained, at=["last", "mean"])  # only a mean between
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:.*in float")
 @pytest.mark.parametrize(
     ("scheme", "rules"),
