@@ -20,10 +20,10 @@ from common import (
     digest,
     fixture,
     loaders,
-    resnet8,
     say,
     versions,
 )
+from students import narrow
 
 SEEDS = (0, 1, 2)
 CODE = ("kacc/augmentation", "scripts/bench/augmentation_cifar.py")
@@ -37,8 +37,8 @@ class Settings:
     epochs: int = 10
     images: int = 10_000
     validation: int = 5_000
-    batch: int = 64
-    learning_rate: float = 2e-3
+    batch: int = 32
+    learning_rate: float = 1e-2
 
 
 def main() -> int:
@@ -154,17 +154,9 @@ def _half_width() -> Any:
     """MLPerf Tiny's ResNet8 with 8, 16 and 32 channels, and new weights."""
     import keras
 
-    def halved(layer: Any) -> Any:
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Conv2D):
-            config["filters"] //= 2
-        return type(layer).from_config(config)
-
-    whole = resnet8()
-    first = keras.layers.Rescaling(1 / 64, -2)  # from 0 .. 255, as the weights expect
-    model = keras.models.clone_model(whole, clone_function=halved)
-    inputs = keras.Input(whole.input_shape[1:])
-    return keras.Model(inputs, model(first(inputs)))
+    model = narrow(0.5)
+    inputs = keras.Input(model.input_shape[1:])  # 0 to 255
+    return keras.Model(inputs, model(keras.layers.Rescaling(1 / 64, -2)(inputs)))
 
 
 if __name__ == "__main__":
