@@ -27,7 +27,13 @@ from common import (
 )
 
 CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-CODE = ("kacc/core/cost.py", "kacc/core/channels", "kacc/pruning/channels")
+CODE = (
+    "kacc/core/cost.py",
+    "kacc/core/channels",
+    "kacc/core/rebuild.py",
+    "kacc/core/refitting.py",
+    "kacc/pruning/channels",
+)
 
 
 @dataclass(frozen=True)

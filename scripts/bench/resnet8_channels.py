@@ -42,6 +42,8 @@ MACS, CYCLES = 1 / 2.0, 1 / 1.5  # what is left at most
 CODE = (
     "kacc/core/cost.py",
     "kacc/core/channels",
+    "kacc/core/rebuild.py",
+    "kacc/core/refitting.py",
     "kacc/pruning/channels",
     "kacc/acceleration",
 )
