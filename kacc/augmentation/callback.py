@@ -18,6 +18,7 @@ from kacc.augmentation.elements import (
 )
 from kacc.augmentation.layer import replica, trainable_policy
 from kacc.core.errors import UsageError
+from kacc.core.loss_terms import LossTerm, add_term, remove_term
 
 
 class DataAugmentation(keras.callbacks.Callback):
@@ -144,12 +145,14 @@ class _Wrap:
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
         names = {"train_step": self, "make_train_function": self._make_function}
-        if policy.mixes:
-            names["compute_loss"] = self._compute_loss
         self._before = {name: vars(model).get(name) for name in names}
         for name, value in names.items():
             # Through `object`: Keras would look for variables in them.
             object.__setattr__(model, name, value)
+        # Beside what other callbacks do to the loss, of which it is no term.
+        self._mixing = LossTerm(None, around=_mixed_loss(model))
+        if policy.mixes:
+            add_term(model, self._mixing)
         self._refresh()
 
     def undo(self) -> None:
@@ -160,6 +163,7 @@ class _Wrap:
             else:
                 object.__setattr__(self.model, name, value)
         self._before = {}
+        remove_term(self.model, self._mixing)
         self._refresh()
 
     def _refresh(self) -> None:
@@ -211,27 +215,32 @@ class _Wrap:
             )
         return logs
 
-    def _compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        *args: Any,
-        **kwargs: Any,
+
+def _mixed_loss(model: keras.Model) -> Callable[..., Any]:
+    """The loss of both labels of mixed images, each by its share."""
+
+    def mixed_loss(
+        own: Callable[..., Any],
+        x: Any,
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        **options: Any,
     ) -> Any:
-        own, mixed = self._own("compute_loss"), _MIXED.get()
+        mixed = _MIXED.get()
         if mixed is None:
-            return own(x, y, y_pred, sample_weight, *args, **kwargs)
+            return own(x, y, y_pred, sample_weight, **options)
         mixed.used = True
         share = mixed.share
         weights = _times(sample_weight, share)
-        first = own(x, y, y_pred, weights, *args, **kwargs)
+        first = own(x, y, y_pred, weights, **options)
         weights = _times(mixed.weights, 1 - share)
-        second = own(x, mixed.labels, y_pred, weights, *args, **kwargs)
+        second = own(x, mixed.labels, y_pred, weights, **options)
         # Both have the losses of layers and regularizers.
-        twice = [keras.ops.sum(loss) for loss in self.model.losses]
+        twice = [keras.ops.sum(loss) for loss in model.losses]
         return first + second - sum(keras.ops.cast(loss, first.dtype) for loss in twice)
+
+    return mixed_loss
 
 
 def _shared_out(data: tuple[Any, ...], mixing: Mixing) -> tuple[_Mixed, list[Any]]:

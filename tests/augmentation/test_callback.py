@@ -224,6 +224,32 @@ def test_numbers_of_classes_are_mixed_like_one_hot_labels(transform, weighted):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("technique", "first"), [("distillation", True), ("regularization", False)]
+)
+def test_mixed_labels_go_with_what_others_add_to_the_loss(technique, first):
+    """Whatever stands first; the weights are those of mixed one-hot labels."""
+    results = []
+    for loss, y in (
+        ("sparse_categorical_crossentropy", Y),
+        ("categorical_crossentropy", np.eye(3, dtype="float32")[Y]),
+    ):
+        keras.utils.set_random_seed(1)
+        model, teacher = model_of(loss=loss), model_of()
+        mixing = DataAugmentation([aug.MixUp(1.0)])
+        other = (
+            kacc.callbacks.Distillation(teacher)
+            if technique == "distillation"
+            else kacc.callbacks.Regularization(l2=0.1)
+        )
+        callbacks = [mixing, other] if first else [other, mixing]
+        fit(model, *callbacks, x=X / 255, y=y, epochs=2)
+        assert not {"compute_loss", "train_step"} & set(vars(model))
+        results.append(weights(model))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_classes_are_mixed_only_where_the_loss_is_asked_for():
     mixing = DataAugmentation([aug.MixUp(1.0)])
     for asks in (True, False):
