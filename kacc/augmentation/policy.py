@@ -197,7 +197,8 @@ class Policy:
         Args:
             dataset: a tf.data.Dataset of batches: images; (images, labels) or (images,
                 labels, weights); or Keras's dictionaries with "images" and what there
-                is of "labels", "bounding_boxes" and "segmentation_masks".
+                is of "labels", "bounding_boxes" and "segmentation_masks". Labels of
+                the height and width of the images are masks, and move too.
             engine: "host" (OpenCV), "graph" (TensorFlow, compiled by XLA for each shape
                 of batches), or "auto": the host if OpenCV is installed.
             key: of the images, where the inputs are a dictionary or a tuple.
