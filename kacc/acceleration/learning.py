@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import keras
@@ -40,11 +41,11 @@ def warmup_cosine(
     """
     whole("steps", steps, 2)
     for name, value, fits in (
-        ("peak", peak, peak > 0),
-        ("warmup", warmup, 0 <= warmup < steps),
-        ("final", final, 0 <= final <= 1),
+        ("peak", peak, lambda value: value > 0),
+        ("warmup", warmup, lambda value: 0 <= value < steps),
+        ("final", final, lambda value: 0 <= value <= 1),
     ):
-        if not fits:
+        if not isinstance(value, numbers.Real) or not fits(value):
             raise UsageError(
                 f"`{name}` makes no schedule of {steps} steps",
                 received=value,
@@ -124,7 +125,7 @@ def average_weights(
         'SwapEMAWeights'
     """
     check_model(model, compiled=True)
-    if not 0 <= momentum < 1:
+    if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
         raise UsageError("`momentum` must be from 0 to less than 1", received=momentum)
     optimizer = optimizer_of(model)
     note(model, "average", (optimizer.use_ema, optimizer.ema_momentum))

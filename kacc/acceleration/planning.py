@@ -207,7 +207,9 @@ def _singles(model: keras.Model, short: bool) -> list[Setting]:
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     fused = fusible(model)
     base = Setting(fused=fused)
-    is_mixed = any(x.compute_dtype != "float32" for x in model._flatten_layers())
+    # Layers of texts and whole numbers have types of their own, which say nothing.
+    others = ("bfloat16", "float16", "float64")
+    is_mixed = any(x.compute_dtype in others for x in model._flatten_layers())
     settings = [Setting()]
     if fused:
         settings.append(base)
