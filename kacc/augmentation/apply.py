@@ -214,14 +214,15 @@ def _finish(policy: Any, given: Any, parameters: Parameters, fields: Fields) -> 
     if "partner" in parameters:
         partner, share = parameters["partner"], parameters["share"]
         result |= {"partner": partner, "share": share}
+        # Before patches come in: a partner's patch is of a third image and its class.
+        other = tf.gather(images, partner)
         if "patch" in parameters:
-            other = tf.gather(images, partner)
             patch = parameters["patch"]
             # Labels take the share of the patch; the rest of the image is its own.
             patched = (patch[:, 2] > patch[:, 0]) & (patch[:, 3] > patch[:, 1])
             images = functional.erase(images, patch, other)
             share = tf.where(patched, 1.0, share)
-        images = functional.mix(images, partner, share)
+        images = functional.blend(images, other, share)
     if given == tf.uint8:
         images = tf.round(images)
     result["images"] = tf.cast(images, given)

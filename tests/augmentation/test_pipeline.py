@@ -155,22 +155,25 @@ def test_labels_of_pixels_stay_where_nothing_moves():
     np.testing.assert_allclose(mixed, y, atol=1e-6)
 
 
-@pytest.mark.parametrize("transform", [aug.MixUp(1.0), aug.CutMix(1.0)])
+@pytest.mark.parametrize(
+    "transforms",
+    [[aug.MixUp(1.0)], [aug.CutMix(1.0)], [aug.MixUp(1.0), aug.CutMix(1.0, 0.5)]],
+)
 @pytest.mark.parametrize("engine", ["graph", "host"])
-def test_labels_are_mixed_as_images_are(transform, engine):
+def test_labels_are_mixed_as_images_are(transforms, engine):
     """Images of one colour, that of their class, tell the share of each class."""
     count = 8
     one_hot = np.eye(count, dtype="float32")
     images = np.broadcast_to(one_hot[:, None, None], (count, 12, 12, count))
     weights = np.arange(count, dtype="float32")
     dataset = batches((images, one_hot, weights), count)
-    (element,) = list(Policy([transform]).map(dataset, engine))
+    (element,) = list(Policy(transforms).map(dataset, engine))
     mixed, labels, mixed_weights = (np.asarray(part) for part in element)
     np.testing.assert_allclose(mixed.mean((1, 2)), labels, atol=1e-5)
     np.testing.assert_allclose(labels @ weights, mixed_weights, atol=1e-4)
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-5)
     assert np.mean((labels > 0.01).sum(1)) > 1.4
-    if isinstance(transform, aug.CutMix):
+    if isinstance(transforms[0], aug.CutMix):
         assert set(np.unique(mixed)) == {0.0, 1.0}
 
 
