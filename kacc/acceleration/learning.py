@@ -45,7 +45,7 @@ def warmup_cosine(
         ("warmup", warmup, lambda value: 0 <= value < steps),
         ("final", final, lambda value: 0 <= value <= 1),
     ):
-        if not isinstance(value, numbers.Real) or not fits(value):
+        if not (_is_number(value) and fits(value)):
             raise UsageError(
                 f"`{name}` makes no schedule of {steps} steps",
                 received=value,
@@ -125,7 +125,7 @@ def average_weights(
         'SwapEMAWeights'
     """
     check_model(model, compiled=True)
-    if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+    if not (_is_number(momentum) and 0 <= momentum < 1):
         raise UsageError("`momentum` must be from 0 to less than 1", received=momentum)
     optimizer = optimizer_of(model)
     note(model, "average", (optimizer.use_ema, optimizer.ema_momentum))
@@ -153,3 +153,7 @@ def undo_averaging(model: keras.Model) -> None:
             optimizer.use_ema = False
             vars(optimizer).pop("_model_variables_moving_average", None)
             rebuild_optimizer(optimizer)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

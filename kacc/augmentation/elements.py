@@ -221,13 +221,14 @@ def image_key(inputs: Any, key: Any = None) -> Any:
     if key is None and "images" in keys:
         return "images"
     if key is None:
-        keys = [k for k in keys if getattr(inputs[k], "shape", ()).__len__() == 4]
-        if len(keys) == 1:
-            return keys[0]
+        able = [k for k in keys if len(getattr(inputs[k], "shape", ())) == 4]
+        if len(able) == 1:
+            return able[0]
+        keys = able or keys
     elif key in keys:
         return key
     raise UsageError(
-        "Among several inputs one must be named as the images",
+        "Among several inputs one must be named, as that to change",
         received=f"key={key!r}",
         fix=f"Pass `key` as one of {keys}",
     )

@@ -192,6 +192,12 @@ def test_a_last_batch_of_one_has_no_partner():
         (WARP, lambda: batches(IMAGES).unbatch(), {}, "Call dataset.batch first"),
         (WARP, lambda: batches({"a": IMAGES, "b": IMAGES}), {}, "'a', 'b'"),
         (
+            Policy([aug.SpecAugment()]),
+            lambda: batches({"sound": np.zeros((4, 20, 8), "float32")}),
+            {},
+            "Pass `key` as one of ['sound']",
+        ),
+        (
             WARP,
             lambda: batches({"a": IMAGES}),
             {"key": "b"},
@@ -292,3 +298,7 @@ def test_preview_has_originals_on_the_left(tmp_path):
     assert picture.shape[1] == 2 * 12 + 4 * 100 - 4 + 16
     with pytest.raises(kacc.UsageError, match="a batch"):
         WARP.preview(IMAGES[0], path)
+    with pytest.raises(kacc.UsageError, match=r"next\(iter\(dataset\)\)"):
+        WARP.preview(batches(IMAGES), path)
+    with pytest.raises(kacc.UsageError, match="folder of the picture must exist"):
+        WARP.preview(IMAGES, tmp_path / "none" / "grid.png")
