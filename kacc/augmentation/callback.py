@@ -161,7 +161,7 @@ class _Wrap:
             # Through `object`: Keras would look for variables in them.
             object.__setattr__(model, name, value)
         # Beside what other callbacks do to the loss, of which it is no term.
-        self._mixing = LossTerm(None, around=_mixed_loss(model))
+        self._mixing = LossTerm(None, around=_mixed_loss)
         if policy.mixes:
             add_term(model, self._mixing)
         self._refresh()
@@ -227,31 +227,25 @@ class _Wrap:
         return logs
 
 
-def _mixed_loss(model: keras.Model) -> Callable[..., Any]:
+def _mixed_loss(
+    own: Callable[..., Any],
+    x: Any,
+    y: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    **options: Any,
+) -> Any:
     """The loss of both labels of mixed images, each by its share."""
-
-    def mixed_loss(
-        own: Callable[..., Any],
-        x: Any,
-        y: Any,
-        y_pred: Any,
-        sample_weight: Any,
-        **options: Any,
-    ) -> Any:
-        mixed = _MIXED.get()
-        if mixed is None:
-            return own(x, y, y_pred, sample_weight, **options)
-        mixed.used = True
-        share = mixed.share
-        weights = _times(sample_weight, share)
-        first = own(x, y, y_pred, weights, **options)
-        weights = _times(mixed.weights, 1 - share)
-        second = own(x, mixed.labels, y_pred, weights, **options)
-        # Both have the losses of layers and regularizers.
-        twice = [keras.ops.sum(loss) for loss in model.losses]
-        return first + second - sum(keras.ops.cast(loss, first.dtype) for loss in twice)
-
-    return mixed_loss
+    mixed = _MIXED.get()
+    if mixed is None:
+        return own(x, y, y_pred, sample_weight, **options)
+    mixed.used = True
+    # The mean of losses twice as large, since both have the whole losses of layers, and
+    # since the means that Keras keeps of each output's loss are of both.
+    share = 2 * mixed.share
+    first = own(x, y, y_pred, _times(sample_weight, share), **options)
+    weights = _times(mixed.weights, 2 - share)
+    return (first + own(x, mixed.labels, y_pred, weights, **options)) / 2
 
 
 def _shared_out(rest: list[Any], mixing: Mixing) -> tuple[_Mixed, list[Any]]:
