@@ -104,4 +104,5 @@ def _floats(structure: Any) -> Any:
             keras.config.floatx() if is_other else name
         )
 
-    return keras.tree.map_structure(one, structure)
+    # Lists as `fit` takes them, which TensorFlow would make one tensor of.
+    return keras.tree.map_structure(one, keras.tree.lists_to_tuples(structure))

@@ -196,7 +196,8 @@ def peak_of(run: Any) -> int | None:
     """The most bytes that TensorFlow holds while `run()` runs, beyond those before.
 
     Returns:
-        Bytes; None where TensorFlow does not count them (CPUs without oneDNN).
+        Bytes; None where TensorFlow does not count them (CPUs without oneDNN). On
+        CPUs tensors below 256 KiB are not among them.
 
     Example:
         >>> peak = peak_of(lambda: tf.ones((1000, 1000)) + 1)

@@ -40,7 +40,8 @@ class Row:
         median_ms: of a step; NaN if it could not be run.
         ratio: the step's time by that of the model as it is: the median over rounds.
         low, high: the quartiles of that ratio, its spread.
-        peak_bytes: that a step takes; None where TensorFlow does not count them.
+        peak_bytes: that a step takes; None where TensorFlow does not count them. On
+            CPUs it does not count tensors below 256 KiB.
         loss: of the first step.
         refused: why it is not kept whatever its time, or None.
     """

@@ -196,6 +196,15 @@ def test_kinds_of_data(few, make, data, kind):
     assert result.rows[0].loss == pytest.approx(float(first[0]), rel=1e-4)
 
 
+def test_lists_of_arrays(few):
+    inputs = [keras.Input((4,)), keras.Input((3,))]
+    joined = keras.layers.Concatenate()(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(joined))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = [np.ones((8, 4), "float32"), np.ones((8, 3), "float32")]
+    assert quick(model, (x, np.zeros(8))).batch == 8
+
+
 def row(ratio, high=None, refused=None, **pieces):
     high = ratio if high is None else high
     return Row(Setting(**pieces), 1.0, ratio, ratio, high, 10, 1.0, refused)
