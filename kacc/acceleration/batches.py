@@ -17,13 +17,26 @@ def check_data(data: Any, batch_size: int) -> None:
     """Raises a UsageError for what has no batches with targets."""
     whole("batch_size", batch_size, 1)
     kinds = tf.data.Dataset | keras.utils.PyDataset
-    if isinstance(data, kinds) or (isinstance(data, tuple) and len(data) in (2, 3)):
+    if isinstance(data, kinds):
+        return
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        _check_lengths(data)
         return
     raise UsageError(
         "The data must be a tf.data.Dataset or PyDataset of batches, or arrays (x, y)",
         received=type(data).__name__,
         fix="Pass what fit takes, arrays as one tuple",
     )
+
+
+def _check_lengths(arrays: tuple[Any, ...]) -> None:
+    shapes = [tuple(np.shape(array)) for array in keras.tree.flatten(arrays)]
+    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
+        raise UsageError(
+            "Arrays must have an entry for each example",
+            received=f"arrays of the shapes {', '.join(map(str, shapes[:4]))}",
+            fix="Pass (x, y) of one length, without None",
+        )
 
 
 def batches(data: Any, batch_size: int = 32) -> Iterator[Any]:
@@ -83,10 +96,13 @@ def _floats(structure: Any) -> Any:
 
     def one(value: Any) -> Any:
         array = value if tf.is_tensor(value) else np.asarray(value)
+        if getattr(array.dtype, "kind", "") in ("O", "S", "U"):
+            return array  # texts
         name = getattr(array.dtype, "name", str(array.dtype))
         is_other = name in ("float64", "float16") and name != keras.config.floatx()
         return keras.ops.convert_to_numpy(array).astype(
             keras.config.floatx() if is_other else name
         )
 
-    return keras.tree.map_structure(one, structure)
+    # Lists as `fit` takes them, which TensorFlow would make one tensor of.
+    return keras.tree.map_structure(one, keras.tree.lists_to_tuples(structure))

@@ -136,6 +136,8 @@ def choose_optimizer(
     check_model(model, compiled=True)
     check_data(data, batch_size)
     whole("steps", steps, 1)
+    if loss is not None and not isinstance(loss, int | float):
+        raise UsageError("`loss` must be a number, or None", received=loss)
     first_batch(data, batch_size)
     optimizers = {"as compiled": model.optimizer, **_named(candidates)}
     held = list(itertools.islice(batches(data, batch_size), min(steps, _HELD)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import keras
@@ -40,11 +41,11 @@ def warmup_cosine(
     """
     whole("steps", steps, 2)
     for name, value, fits in (
-        ("peak", peak, peak > 0),
-        ("warmup", warmup, 0 <= warmup < steps),
-        ("final", final, 0 <= final <= 1),
+        ("peak", peak, lambda value: value > 0),
+        ("warmup", warmup, lambda value: 0 <= value < steps),
+        ("final", final, lambda value: 0 <= value <= 1),
     ):
-        if not fits:
+        if not (_is_number(value) and fits(value)):
             raise UsageError(
                 f"`{name}` makes no schedule of {steps} steps",
                 received=value,
@@ -124,7 +125,7 @@ def average_weights(
         'SwapEMAWeights'
     """
     check_model(model, compiled=True)
-    if not 0 <= momentum < 1:
+    if not (_is_number(momentum) and 0 <= momentum < 1):
         raise UsageError("`momentum` must be from 0 to less than 1", received=momentum)
     optimizer = optimizer_of(model)
     note(model, "average", (optimizer.use_ema, optimizer.ema_momentum))
@@ -152,3 +153,7 @@ def undo_averaging(model: keras.Model) -> None:
             optimizer.use_ema = False
             vars(optimizer).pop("_model_variables_moving_average", None)
             rebuild_optimizer(optimizer)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -182,15 +183,21 @@ def _pays(layer: Any) -> bool:
 
 def check_memory(value: Any) -> None:
     """Raises a UsageError for what is no number of bytes."""
-    if value is not None and (isinstance(value, bool) or not value > 0):
-        raise UsageError("`memory` must be a number of bytes, or None", received=value)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if value is not None and not (is_number and value > 0):
+        raise UsageError(
+            "`memory` must be a number of bytes, or None",
+            received=value,
+            fix="Pass 2e9 for 2 GB",
+        )
 
 
 def peak_of(run: Any) -> int | None:
     """The most bytes that TensorFlow holds while `run()` runs, beyond those before.
 
     Returns:
-        Bytes; None where TensorFlow does not count them (CPUs without oneDNN).
+        Bytes; None where TensorFlow does not count them (CPUs without oneDNN). On
+        CPUs tensors below 256 KiB are not among them.
 
     Example:
         >>> peak = peak_of(lambda: tf.ones((1000, 1000)) + 1)

@@ -40,7 +40,8 @@ class Row:
         median_ms: of a step; NaN if it could not be run.
         ratio: the step's time by that of the model as it is: the median over rounds.
         low, high: the quartiles of that ratio, its spread.
-        peak_bytes: that a step takes; None where TensorFlow does not count them.
+        peak_bytes: that a step takes; None where TensorFlow does not count them. On
+            CPUs it does not count tensors below 256 KiB.
         loss: of the first step.
         refused: why it is not kept whatever its time, or None.
     """
@@ -207,7 +208,9 @@ def _singles(model: keras.Model, short: bool) -> list[Setting]:
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     fused = fusible(model)
     base = Setting(fused=fused)
-    is_mixed = any(x.compute_dtype != "float32" for x in model._flatten_layers())
+    # Layers of texts and whole numbers have types of their own, which say nothing.
+    others = ("bfloat16", "float16", "float64")
+    is_mixed = any(x.compute_dtype in others for x in model._flatten_layers())
     settings = [Setting()]
     if fused:
         settings.append(base)

@@ -47,7 +47,8 @@ def mixed_precision(model: keras.Model, dtype: str = "bfloat16") -> Precision:
     Their dtype policies are changed in place; weights stay float32, and the model is
     saved as a plain Keras model with these policies. Layers that make the model's
     outputs and those that prepare inputs stay in float32. With "float16" the optimizer
-    of a compiled model is wrapped to scale the loss; its slots stay.
+    of a compiled model is wrapped to scale the loss; its slots stay. So compile first:
+    `compile` afterwards sets an optimizer that scales nothing.
 
     Args:
         model: any Keras 3 model on the TensorFlow backend; compiled or not.

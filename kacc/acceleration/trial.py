@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from kacc.acceleration.memory import peak_of
 from kacc.acceleration.model import restore
 from kacc.acceleration.setting import Setting
 from kacc.core import attach
+from kacc.core.errors import UsageError
 
 _WARM_UP = 3  # calls before those that count: they fill pools and caches
+_LONGEST = 300  # characters of an error in a table
 _LEAST = 5  # rounds that a median is taken of even if they take longer
 
 
@@ -209,9 +212,16 @@ def _is_quantized(model: keras.Model) -> bool:
     return any(t.enabled and not t.weights_only for t in transforms)
 
 
+# Codes by which terminals change colours: Keras puts its messages in bold.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def _first_line(error: Exception) -> str:
     """What an error says, without the frame that Keras puts around it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = _COLOURS.sub("", str(error))
+    if isinstance(error, UsageError):  # the rule alone; what to do is not asked here
+        return text.split(". Received: ")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception encountered")]
-    text = lines[0] if lines else ""
-    return f"{type(error).__name__}: {text}"[:200].rstrip(": ")
+    shown = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."

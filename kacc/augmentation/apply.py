@@ -48,8 +48,9 @@ def augment(policy: Any, seed: Any, fields: Fields, engine: str = "graph") -> Fi
         policy: of images.
         seed: three integers of 32 bits; the same give the same changes.
         fields: "images" (batch, height, width, channels), uint8 or float; and, if there
-            are, "masks" (batch, height, width[, n]) and "boxes" (batch, n, 4) float32
-            with left, top, right and bottom in pixels.
+            are, "masks" (batch, height, width[, n]), also under names that begin so,
+            and "boxes" (batch, n, 4) float32 with left, top, right and bottom in
+            pixels.
         engine: "graph" (TensorFlow, compiled by XLA) or "host" (OpenCV).
 
     Returns:
@@ -213,14 +214,15 @@ def _finish(policy: Any, given: Any, parameters: Parameters, fields: Fields) -> 
     if "partner" in parameters:
         partner, share = parameters["partner"], parameters["share"]
         result |= {"partner": partner, "share": share}
+        # Before patches come in: a partner's patch is of a third image and its class.
+        other = tf.gather(images, partner)
         if "patch" in parameters:
-            other = tf.gather(images, partner)
             patch = parameters["patch"]
             # Labels take the share of the patch; the rest of the image is its own.
             patched = (patch[:, 2] > patch[:, 0]) & (patch[:, 3] > patch[:, 1])
             images = functional.erase(images, patch, other)
             share = tf.where(patched, 1.0, share)
-        images = functional.mix(images, partner, share)
+        images = functional.blend(images, other, share)
     if given == tf.uint8:
         images = tf.round(images)
     result["images"] = tf.cast(images, given)
@@ -247,18 +249,22 @@ def _moved(policy: Any, matrices: Any, fields: Fields) -> Fields:
     """Masks and boxes where the image is now."""
     result: Fields = {}
     shape = tf.shape(fields["images"])
-    if "masks" in fields:
-        masks = fields["masks"]
+    for name in _masks(fields):
+        masks = fields[name]
         deep = masks if masks.shape.rank == 4 else masks[..., None]
         moved = functional.warp(
             deep, matrices, "nearest", policy.fill_mode, 0, policy.is_projective
         )
-        result["masks"] = tf.reshape(moved, tf.shape(masks))
+        result[name] = tf.reshape(moved, tf.shape(masks))
     if "boxes" in fields:
         result["boxes"] = geometry.moved_boxes(
             fields["boxes"], matrices, shape[1], shape[2]
         )
     return result
+
+
+def _masks(fields: Fields) -> list[str]:
+    return [name for name in fields if name.startswith("masks")]
 
 
 def _check(policy: Any, fields: Fields) -> None:
@@ -267,10 +273,24 @@ def _check(policy: Any, fields: Fields) -> None:
         raise UsageError(
             "Images must come in batches (batch, height, width, channels)",
             received=images.shape,
-            fix="Call dataset.batch first, and let the number of channels be known",
+            fix="Call dataset.batch first, give grey images an axis of one channel, "
+            "and let the number of channels be known",
         )
     if not (images.dtype == tf.uint8 or images.dtype.is_floating):
-        raise UsageError("Images must be uint8 or float", received=images.dtype.name)
+        raise UsageError(
+            "Images must be uint8 or float",
+            received=images.dtype.name,
+            fix="Cast them: x.astype('uint8') if they are of 0 to 255",
+        )
+    for name in _masks(fields):
+        shape = fields[name].shape
+        sides = shape[1:3].is_compatible_with(images.shape[1:3])
+        if shape.rank not in (3, 4) or not sides:
+            raise UsageError(
+                "Masks must have the height and width of the images",
+                received=f"{shape} for images {images.shape}",
+                fix="Resize both alike before",
+            )
     policy.range_of(images.dtype)
     coloured = [t for t in policy.transforms if t.is_colour]
     if coloured and images.shape[-1] not in (1, 3):
@@ -278,7 +298,7 @@ def _check(policy: Any, fields: Fields) -> None:
             f"{type(coloured[0]).__name__} needs grey or red, green and blue",
             received=f"{images.shape[-1]} channels",
         )
-    if policy.mixes and {"boxes", "masks"} & set(fields):
+    if policy.mixes and set(fields) != {"images"}:
         raise UsageError(
             "MixUp and CutMix mix labels of whole images",
             received=sorted(set(fields) - {"images"}),

@@ -14,10 +14,12 @@ from kacc.augmentation.elements import (
     Mixing,
     are_numbers,
     change_element,
-    change_inputs,
+    change_parts,
+    checked_box_format,
 )
 from kacc.augmentation.layer import replica, trainable_policy
 from kacc.core.errors import UsageError
+from kacc.core.loss_terms import LossTerm, add_term, remove_term
 
 
 class DataAugmentation(keras.callbacks.Callback):
@@ -27,6 +29,9 @@ class DataAugmentation(keras.callbacks.Callback):
     `train_step` for the time of the fit. Validation, `evaluate`, `predict` and what is
     saved have nothing of it. Changes follow from the seed and the optimizer's count of
     steps: a resumed fit goes on as the whole one would have.
+
+    Labels of the height and width of the images are masks, which move with them; so do
+    bounding boxes and masks in Keras's dictionaries, as inputs or labels.
 
     With MixUp or CutMix, labels in float form (one-hot) are mixed. Where labels are
     numbers of classes the loss is mixed in their place, which is the same for
@@ -40,6 +45,8 @@ class DataAugmentation(keras.callbacks.Callback):
         seed: in the place of the policy's.
         value_range: in the place of the policy's: lowest and highest value of float
             images.
+        bounding_box_format: as Keras names it, such as "xyxy" or "rel_xywh", if there
+            are boxes in the inputs or the labels.
 
     Raises:
         UsageError: for a wrong policy, or one that rescales, which inference needs too.
@@ -60,8 +67,10 @@ class DataAugmentation(keras.callbacks.Callback):
         key: Any = None,
         seed: int | None = None,
         value_range: Any = None,
+        bounding_box_format: str | None = None,
     ) -> None:
         super().__init__()
+        self.bounding_box_format = checked_box_format(bounding_box_format)
         self.policy = trainable_policy(policy, seed=seed, value_range=value_range)
         self.key = key
         self._wrap: _Wrap | None = None
@@ -78,7 +87,7 @@ class DataAugmentation(keras.callbacks.Callback):
                     fix="Put all transforms into one policy",
                 )
             present.undo()  # of a fit that an error ended
-        self._wrap = _Wrap(model, self.policy, self.key)
+        self._wrap = _Wrap(model, self.policy, self.key, self.bounding_box_format)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Lets the seeds go on where the optimizer is."""
@@ -133,8 +142,11 @@ class _Wrap:
     swap the class.
     """
 
-    def __init__(self, model: keras.Model, policy: Any, key: Any) -> None:
-        self.model, self.policy, self.key = model, policy, key
+    def __init__(
+        self, model: keras.Model, policy: Any, key: Any, box_format: str | None
+    ) -> None:
+        self.model, self.policy = model, policy
+        self.how = ("graph", key, box_format)  # of `change_element`
         self.waiting = True  # for `fit` to make the function of its step
         with model.distribute_strategy.scope():
             self.step = tf.Variable(
@@ -144,12 +156,14 @@ class _Wrap:
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
         names = {"train_step": self, "make_train_function": self._make_function}
-        if policy.mixes:
-            names["compute_loss"] = self._compute_loss
         self._before = {name: vars(model).get(name) for name in names}
         for name, value in names.items():
             # Through `object`: Keras would look for variables in them.
             object.__setattr__(model, name, value)
+        # Beside what other callbacks do to the loss, of which it is no term.
+        self._mixing = LossTerm(None, around=_mixed_loss)
+        if policy.mixes:
+            add_term(model, self._mixing)
         self._refresh()
 
     def undo(self) -> None:
@@ -160,6 +174,7 @@ class _Wrap:
             else:
                 object.__setattr__(self.model, name, value)
         self._before = {}
+        remove_term(self.model, self._mixing)
         self._refresh()
 
     def _refresh(self) -> None:
@@ -189,14 +204,14 @@ class _Wrap:
         self.step.assign_add(1)
         step = self._own("train_step")
         if not isinstance(data, (tuple, list)):
-            return step(change_element(self.policy, seed, data, "graph", self.key))
+            return step(change_element(self.policy, seed, data, *self.how))
         data = tuple(data)
         labels = keras.tree.flatten(data[1] if len(data) > 1 else None)
         sparse = [y for y in labels if y is not None and are_numbers(y)]
         if not (self.policy.mixes and sparse):
-            return step(change_element(self.policy, seed, data, "graph", self.key))
-        inputs, mixing = change_inputs(self.policy, seed, data[0], "graph", self.key)
-        mixed, main = _shared_out(data, mixing)
+            return step(change_element(self.policy, seed, data, *self.how))
+        inputs, rest, mixing = change_parts(self.policy, seed, data, *self.how)
+        mixed, main = _shared_out(rest, mixing)
         token = _MIXED.set(mixed)
         try:
             logs = step((inputs, *main))
@@ -211,30 +226,29 @@ class _Wrap:
             )
         return logs
 
-    def _compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        own, mixed = self._own("compute_loss"), _MIXED.get()
-        if mixed is None:
-            return own(x, y, y_pred, sample_weight, *args, **kwargs)
-        mixed.used = True
-        share = mixed.share
-        weights = _times(sample_weight, share)
-        first = own(x, y, y_pred, weights, *args, **kwargs)
-        weights = _times(mixed.weights, 1 - share)
-        second = own(x, mixed.labels, y_pred, weights, *args, **kwargs)
-        # Both have the losses of layers and regularizers.
-        twice = [keras.ops.sum(loss) for loss in self.model.losses]
-        return first + second - sum(keras.ops.cast(loss, first.dtype) for loss in twice)
+
+def _mixed_loss(
+    own: Callable[..., Any],
+    x: Any,
+    y: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    **options: Any,
+) -> Any:
+    """The loss of both labels of mixed images, each by its share."""
+    mixed = _MIXED.get()
+    if mixed is None:
+        return own(x, y, y_pred, sample_weight, **options)
+    mixed.used = True
+    # The mean of losses twice as large, since both have the whole losses of layers, and
+    # since the means that Keras keeps of each output's loss are of both.
+    share = 2 * mixed.share
+    first = own(x, y, y_pred, _times(sample_weight, share), **options)
+    weights = _times(mixed.weights, 2 - share)
+    return (first + own(x, mixed.labels, y_pred, weights, **options)) / 2
 
 
-def _shared_out(data: tuple[Any, ...], mixing: Mixing) -> tuple[_Mixed, list[Any]]:
+def _shared_out(rest: list[Any], mixing: Mixing) -> tuple[_Mixed, list[Any]]:
     """Labels and weights of the larger share, and what they are mixed with."""
     assert mixing is not None
     partner, share = mixing
@@ -247,7 +261,7 @@ def _shared_out(data: tuple[Any, ...], mixing: Mixing) -> tuple[_Mixed, list[Any
         return tf.where(own, value, tf.gather(value, partner))
 
     main, minor = (
-        keras.tree.map_structure(lambda v, own=own: one(v, own), list(data[1:]))
+        keras.tree.map_structure(lambda v, own=own: one(v, own), rest)
         for own in (larger, ~larger)
     )
     weights = minor[1] if len(minor) > 1 else None

@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from kacc.core.errors import UsageError
 
 Range = float | tuple[float, float]
@@ -27,7 +29,8 @@ def number(
             f"{name} must be a number" + "".join(f", {part}" for part in bounds),
             received=value,
         )
-    return value
+    # Policies are written as JSON, which knows no scalars of numpy.
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def whole(name: str, value: Any, low: int, high: float = math.inf) -> int:
@@ -95,7 +98,7 @@ def interval(
             received=value,
         )
     if not low <= ends[0] <= ends[1] <= high:
-        bounds = f" from {low:g} to {high:g}" if (low, high) != (-math.inf,) * 2 else ""
+        bounds = f" from {low:g} to {high:g}" if low > -math.inf else ""
         raise UsageError(
             f"{name} must be a range{bounds}, the lowest value first", received=value
         )

@@ -37,7 +37,7 @@ class Transform:
     def __post_init__(self) -> None:
         self._check()
         if hasattr(self, "probability"):
-            checks.share("`probability`", self.probability)
+            self._keep(probability=checks.share("`probability`", self.probability))
 
     def _check(self) -> None:
         """Raises a UsageError for a wrong field; keeps the right ones as checked."""
@@ -166,7 +166,15 @@ class Zoom(Transform):
 
     def _check(self) -> None:
         limits = {"around": 1.0, "low": 0.01, "high": 100}
-        self._keep(range=checks.interval("`range`", self.range, **limits))
+        ends = checks.interval("`range`", self.range, **limits)
+        if not isinstance(self.range, (tuple, list)) and self.range >= 1:
+            # Meant as a factor, probably, which it would not be.
+            raise UsageError(
+                "A number as `range` must be below 1: it stands for (1 - it, 1 + it)",
+                received=self.range,
+                fix="Pass (0.8, 1.2) for factors of 0.8 to 1.2",
+            )
+        self._keep(range=ends)
 
 
 @dataclass(frozen=True)
@@ -205,7 +213,7 @@ class Perspective(Transform):
     moves: ClassVar[bool] = True
 
     def _check(self) -> None:
-        checks.number("`scale`", self.scale, 0, 0.2)
+        self._keep(scale=checks.number("`scale`", self.scale, 0, 0.2))
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,7 @@ class RandomCrop(Transform):
     moves: ClassVar[bool] = True
 
     def _check(self) -> None:
-        checks.whole("`padding`", self.padding, 1)
+        self._keep(padding=checks.whole("`padding`", self.padding, 1))
 
 
 # Mixing: two images of a batch and their labels
@@ -244,7 +252,7 @@ class MixUp(Transform):
     probability: float = 1.0
 
     def _check(self) -> None:
-        checks.number("`alpha`", self.alpha, 0.01, 100)
+        self._keep(alpha=checks.number("`alpha`", self.alpha, 0.01, 100))
 
 
 @dataclass(frozen=True)
@@ -262,7 +270,7 @@ class CutMix(Transform):
     probability: float = 1.0
 
     def _check(self) -> None:
-        checks.number("`alpha`", self.alpha, 0.01, 100)
+        self._keep(alpha=checks.number("`alpha`", self.alpha, 0.01, 100))
 
 
 # Choices among the others
@@ -289,8 +297,10 @@ class RandAugment(Transform):
     is_colour: ClassVar[bool] = True
 
     def _check(self) -> None:
-        checks.whole("`n`", self.n, 1, 14)
-        checks.number("`magnitude`", self.magnitude, 0, 30)
+        self._keep(
+            n=checks.whole("`n`", self.n, 1, 14),
+            magnitude=checks.number("`magnitude`", self.magnitude, 0, 30),
+        )
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ class LegacyWarp(Transform):
     moves: ClassVar[bool] = True
 
     def _check(self) -> None:
-        checks.number("`rotation_range`", self.rotation, 0)
-        checks.number("`shear_range`", self.shear, 0)
         self._keep(
+            rotation=checks.number("`rotation_range`", self.rotation, 0),
+            shear=checks.number("`shear_range`", self.shear, 0),
             width_shift=_shift("`width_shift_range`", self.width_shift),
             height_shift=_shift("`height_shift_range`", self.height_shift),
             zoom=checks.interval("`zoom_range`", tuple(self.zoom), low=0.01, high=100),
@@ -62,7 +62,7 @@ class LevelShift(Transform):
     is_colour: ClassVar[bool] = True
 
     def _check(self) -> None:
-        checks.number("`fraction`", self.fraction, 0, 1)
+        self._keep(fraction=checks.number("`fraction`", self.fraction, 0, 1))
 
 
 def _shift(name: str, value: Any) -> Shift:

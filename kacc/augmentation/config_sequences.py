@@ -101,7 +101,7 @@ class SpecAugment(Transform):
 
     def _check(self) -> None:
         for name in ("time_masks", "frequency_masks"):
-            checks.whole(f"`{name}`", getattr(self, name), 0, 100)
+            self._keep(**{name: checks.whole(f"`{name}`", getattr(self, name), 0, 100)})
         for name in ("time_width", "frequency_width"):
             width = checks.number(f"`{name}`", getattr(self, name), 0)
             if width > 1 and width != int(width):
@@ -109,9 +109,10 @@ class SpecAugment(Transform):
                     f"`{name}` must be a whole number of steps, or a share below 1",
                     received=width,
                 )
-        checks.share("`time_share`", self.time_share)
+            self._keep(**{name: width})
+        self._keep(time_share=checks.share("`time_share`", self.time_share))
         if self.value is not None:
-            checks.number("`value`", self.value)
+            self._keep(value=checks.number("`value`", self.value))
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,10 @@ class TokenDropout(Transform):
     modality: ClassVar[str] = "tokens"
 
     def _check(self) -> None:
-        checks.share("`rate`", self.rate)
-        checks.whole("`token`", self.token, 0)
+        self._keep(
+            rate=checks.share("`rate`", self.rate),
+            token=checks.whole("`token`", self.token, 0),
+        )
         if not isinstance(self.keep, (tuple, list)):
             raise UsageError(
                 "`keep` must be a list of token ids", received=self.keep, fix="Pass [0]"

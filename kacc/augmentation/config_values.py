@@ -260,7 +260,7 @@ class Erasing(Transform):
             aspect=checks.interval("`aspect`", self.aspect, 1.0, low=0.01, high=100),
         )
         if self.value is not None:
-            checks.number("`value`", self.value)
+            self._keep(value=checks.number("`value`", self.value))
 
 
 @dataclass(frozen=True)
@@ -280,5 +280,7 @@ class Rescale(Transform):
     offset: float = 0.0
 
     def _check(self) -> None:
-        checks.number("`scale`", self.scale)
-        checks.number("`offset`", self.offset)
+        self._keep(
+            scale=checks.number("`scale`", self.scale),
+            offset=checks.number("`offset`", self.offset),
+        )

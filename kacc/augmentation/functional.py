@@ -305,8 +305,21 @@ def mix(values: Any, partner: Any, share: Any) -> Any:
         >>> mix(labels, tf.constant([1, 0]), tf.constant([0.75, 1.0])).numpy().tolist()
         [[0.75, 0.25], [0.0, 1.0]]
     """
+    return blend(values, tf.gather(values, partner), share)
+
+
+def blend(values: Any, other: Any, share: Any) -> Any:
+    """Blends each entry of a batch with that of another: as `mix`, whose it is given.
+
+    Args:
+        values: (batch, ...) float tensor.
+        other: of the same shape.
+        share: (batch,) of the entries of `values`.
+
+    Returns:
+        A tensor of the same shape.
+    """
     weight = tf.cast(share, values.dtype)
     weight = tf.reshape(weight, [-1] + [1] * (values.shape.rank - 1))
-    other = tf.gather(values, partner)
     # Exactly the value itself where the share is 1, whatever the partner holds.
     return tf.where(weight < 1, weight * values + (1 - weight) * other, values)

@@ -9,7 +9,11 @@ import tensorflow as tf
 
 from kacc import support
 from kacc.augmentation.config_values import Rescale
-from kacc.augmentation.elements import change_inputs, mixed_labels
+from kacc.augmentation.elements import (
+    change_inputs,
+    checked_box_format,
+    mixed_labels,
+)
 from kacc.augmentation.policy import Policy, policy_of
 from kacc.core.errors import UsageError
 from kacc.core.registry import LayerSpec, Output
@@ -53,7 +57,7 @@ class Augmentation(keras.layers.Layer):
     ) -> None:
         super().__init__(**{"autocast": False, **options})
         self.policy = trainable_policy(policy, seed=seed, value_range=value_range)
-        self.bounding_box_format = bounding_box_format
+        self.bounding_box_format = checked_box_format(bounding_box_format)
         self.seed_generator = keras.random.SeedGenerator(self.policy.seed)
         self.supports_masking = True
 

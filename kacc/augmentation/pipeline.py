@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from kacc.augmentation.apply import engine_named
-from kacc.augmentation.elements import change_element
+from kacc.augmentation.elements import change_element, checked_box_format
 from kacc.core.errors import UsageError
 
 
@@ -26,13 +26,14 @@ def map_dataset(
             fix="Make one by tf.data.Dataset.from_tensor_slices((x, y)).batch(64)",
         )
     engine = engine_named(engine)
+    box_format = checked_box_format(bounding_box_format)
 
     # Not converted, since AutoGraph would wrap the errors in pages of its own.
     @tf.autograph.experimental.do_not_convert
     def change(seed: Any, element: Any) -> Any:
         # The numbers fill 32 bits; as int32 the upper half is negative.
         seed = tf.concat([tf.cast(seed, tf.int32), [0]], 0)
-        return change_element(policy, seed, element, engine, key, bounding_box_format)
+        return change_element(policy, seed, element, engine, key, box_format)
 
     seeds = tf.data.Dataset.random(policy.seed, rerandomize_each_iteration=True)
     pairs = tf.data.Dataset.zip(seeds.batch(2, drop_remainder=True), dataset)

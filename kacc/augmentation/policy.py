@@ -78,10 +78,12 @@ class Policy:
     def __post_init__(self) -> None:
         _check_transforms(self.transforms)
         object.__setattr__(self, "transforms", tuple(self.transforms))
-        checks.whole("`seed`", self.seed, 0, 2**31 - 1)
+        seed = checks.whole("`seed`", self.seed, 0, 2**31 - 1)
         checks.choice("`fill_mode`", self.fill_mode, FILL_MODES)
-        checks.number("`fill_value`", self.fill_value)
+        fill_value = checks.number("`fill_value`", self.fill_value)
         checks.choice("`interpolation`", self.interpolation, INTERPOLATIONS)
+        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "fill_value", fill_value)
         if self.value_range is not None:
             object.__setattr__(self, "value_range", _value_range(self.value_range))
 
@@ -197,7 +199,8 @@ class Policy:
         Args:
             dataset: a tf.data.Dataset of batches: images; (images, labels) or (images,
                 labels, weights); or Keras's dictionaries with "images" and what there
-                is of "labels", "bounding_boxes" and "segmentation_masks".
+                is of "labels", "bounding_boxes" and "segmentation_masks". Labels of
+                the height and width of the images are masks, and move too.
             engine: "host" (OpenCV), "graph" (TensorFlow, compiled by XLA for each shape
                 of batches), or "auto": the host if OpenCV is installed.
             key: of the images, where the inputs are a dictionary or a tuple.

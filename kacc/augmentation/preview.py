@@ -27,7 +27,15 @@ def draw_grid(policy: Any, images: Any, path: Any, columns: int, rows: int) -> P
     if batch.ndim != 4 or len(batch) == 0:
         raise UsageError(
             "Images must come as a batch (n, height, width, channels)",
-            received=batch.shape,
+            received=batch.shape if batch.ndim else type(images).__name__,
+            fix="Of a dataset, pass the images of next(iter(dataset))",
+        )
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UsageError(
+            "The folder of the picture must exist",
+            received=str(path),
+            fix="Make it by path.parent.mkdir(parents=True)",
         )
     if batch.dtype != np.uint8:
         batch = batch.astype(np.float32)
@@ -39,7 +47,6 @@ def draw_grid(policy: Any, images: Any, path: Any, columns: int, rows: int) -> P
     grid = [[original, *(c[i] for c in changed)] for i, original in enumerate(shown)]
     low, high = _ends(policy, batch, changed)
     picture = _drawn(grid, low, high, _title(policy))
-    path = Path(path)
     picture.save(path, format="PNG")
     return path
 

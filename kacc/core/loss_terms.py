@@ -7,6 +7,7 @@ and comes back when the last term goes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +25,18 @@ class LossTerm:
 
     Args:
         compute: (inputs, labels, outputs) of a batch -> a scalar, the mean over the
-            batch where examples make it.
+            batch where examples make it; None for none.
         keep: the factor by which the loss of the labels counts beside it; losses of the
             layers (weight decay and the like) stay whole.
         used: whether a step was traced with it.
+        around: stands in the place of the model's own loss, which it is given first,
+            before the arguments of `compute_loss`; None leaves it.
     """
 
-    compute: Callable[[Any, Any, Any], Any]
+    compute: Callable[[Any, Any, Any], Any] | None
     keep: float = 1.0
     used: bool = False
+    around: Callable[..., Any] | None = None
 
 
 def add_term(model: keras.Model, term: LossTerm) -> None:
@@ -84,17 +88,22 @@ def _with_terms(model: keras.Model, terms: list[LossTerm]) -> Callable[..., Any]
         y_pred: Any = None,
         sample_weight: Any = None,
         training: bool = True,
+        **others: Any,
     ) -> Any:
-        own = type(model).compute_loss
+        own = functools.partial(type(model).compute_loss, model)
         more = {"training": training} if takes_training else {}
-        loss = own(model, x, y, y_pred, sample_weight, **more)
+        for term in terms if training else ():
+            if term.around is not None:
+                own = functools.partial(term.around, own)
+        loss = own(x, y, y_pred, sample_weight, **more, **others)
         if not training:
             return loss
         total = _weighted(model, loss, terms)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for term in terms:
             term.used = True
-            total += tf.cast(term.compute(x, y, y_pred), total.dtype) / replicas
+            if term.compute is not None:
+                total += tf.cast(term.compute(x, y, y_pred), total.dtype) / replicas
         return total
 
     compute_loss.kacc_takes_training = takes_training  # type: ignore[attr-defined]

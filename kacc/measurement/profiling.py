@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,9 +184,16 @@ def profile(
 
 def _batch_ms(data: Any, batch_size: int, steps: int) -> float:
     """Milliseconds from one batch to the next, the median, without steps."""
-    source = batches(data, batch_size)
+    source = _endless(data, batch_size)
     next(source)  # pipelines start with it
-    return _median([_ms(lambda: next(source, None)) for _ in range(steps)])
+    return _median([_ms(lambda: next(source)) for _ in range(steps)])
+
+
+def _endless(data: Any, batch_size: int) -> Iterator[Any]:
+    """Batches; behind the last one the first comes again, as in the next epoch."""
+    return itertools.chain.from_iterable(
+        batches(data, batch_size) for _ in itertools.count()
+    )
 
 
 def _steps(
@@ -197,9 +204,7 @@ def _steps(
     A pipeline that works ahead does so during the step between two batches as well, so
     that one goes before each of those that count.
     """
-    source = itertools.chain.from_iterable(
-        batches(data, batch_size) for _ in itertools.count()
-    )
+    source = _endless(data, batch_size)
     run(next(source))
     alone: list[float] = []
     fed: list[float] = []

@@ -59,3 +59,8 @@ def test_of_a_quantized_model(make, data):
 def test_candidates_must_be_optimizers(make, data, bad):
     with pytest.raises(UsageError, match="Keras optimizers"):
         choose_optimizer(make(), data, bad)
+
+
+def test_losses_are_numbers(make, data):
+    with pytest.raises(UsageError, match="`loss` must be a number"):
+        choose_optimizer(make(), data, loss="low")

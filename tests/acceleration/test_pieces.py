@@ -152,6 +152,7 @@ def test_schedule_of_warm_up_and_cosine():
     ("arguments", "name"),
     [
         ((0.0, 100), "peak"),
+        (("1e-3", 100), "peak"),
         ((0.1, 1), "steps"),
         ((0.1, 100, 100), "warmup"),
         ((0.1, 100, -1), "warmup"),
@@ -278,5 +279,6 @@ def test_xla_and_eager_steps_exclude_one_another(make):
 
 
 def test_momentum_of_averages(make):
-    with pytest.raises(UsageError, match="momentum"):
-        average_weights(make(), 1.0)
+    for bad in (1.0, "0.9"):
+        with pytest.raises(UsageError, match="momentum"):
+            average_weights(make(), bad)

@@ -94,6 +94,32 @@ def test_what_a_model_has_already_is_not_tried(make, data):
     assert tried[:3] == ["as it is", "XLA", "8 steps in a call"]
 
 
+@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+def test_texts(kind):
+    """Layers of texts do not pass for half precision, which is tried with the rest."""
+    x, y = np.array(["a b", "c d e"] * 8), np.array([0, 1] * 8)
+    vocabulary = keras.layers.TextVectorization(20, output_sequence_length=4)
+    vocabulary.adapt(x)
+    inputs = keras.Input((), dtype="string")
+    tokens = keras.layers.Embedding(20, 4)(vocabulary(inputs))
+    pooled = keras.layers.GlobalAveragePooling1D()(tokens)
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(pooled))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    data = (x, y)
+    if kind == "dataset":
+        data = tf.data.Dataset.from_tensor_slices(data).batch(8)
+    rows = {str(row.setting): row for row in quick(model, data).rows}
+    assert rows["bfloat16"].refused is None
+    reason = "Keras says that a layer of the model cannot be compiled by XLA"
+    assert rows["XLA"].refused == reason
+
+
+def test_errors_in_the_table_are_short_and_without_colours():
+    error = ValueError("Exception encountered\n\x1b[1mInvalid input\x1b[0m\nof a layer")
+    assert trials._first_line(error) == "ValueError: Invalid input"
+    assert len(trials._first_line(ValueError("a" * 5000))) < 400
+
+
 def test_what_fails_is_a_row_with_its_reason(few, make, data, monkeypatch):
     def fail(self, model):
         if self.dtype:
@@ -168,6 +194,15 @@ def test_kinds_of_data(few, make, data, kind):
     assert result.batch == 8
     first = make().train_on_batch(data[0][:8], data[1][:8])
     assert result.rows[0].loss == pytest.approx(float(first[0]), rel=1e-4)
+
+
+def test_lists_of_arrays(few):
+    inputs = [keras.Input((4,)), keras.Input((3,))]
+    joined = keras.layers.Concatenate()(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(joined))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = [np.ones((8, 4), "float32"), np.ones((8, 3), "float32")]
+    assert quick(model, (x, np.zeros(8))).batch == 8
 
 
 def row(ratio, high=None, refused=None, **pieces):
@@ -282,6 +317,9 @@ def test_twins_of_optimizers_have_the_same_state(make, data):
         ({"batch_size": 0}, "`batch_size`"),
         ({"rounds": 0}, "`rounds`"),
         ({"memory": -1}, "`memory`"),
+        ({"memory": "2GB"}, "Pass 2e9 for 2 GB"),
+        ({"data": (np.zeros((4, 2)), None)}, "of one length, without None"),
+        ({"data": (np.zeros((4, 2)), np.zeros(3))}, r"\(4, 2\), \(3,\)"),
     ],
 )
 def test_wrong_arguments(make, data, change, message):

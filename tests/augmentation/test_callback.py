@@ -167,6 +167,62 @@ def test_a_model_with_several_inputs():
         fit(model, DataAugmentation(flip, key="c"), x=data)
 
 
+class Detector(keras.Model):
+    """Keeps the inputs and labels of its steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.data = []
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        self.data.append(keras.tree.map_structure(np.asarray, data))
+        return {"loss": tf.zeros(())}
+
+
+@pytest.mark.parametrize("form", ["dictionary", "labels"])
+def test_boxes_and_masks_move_with_the_images(form):
+    boxes = np.tile(np.array([[[1, 2, 4, 3]]], "float32"), (24, 1, 1))
+    boxes = {"boxes": boxes, "labels": np.ones((24, 1), "int32")}
+    data = {"images": X, "bounding_boxes": boxes, "segmentation_masks": X[..., :1]}
+    data = data if form == "dictionary" else (X, boxes)
+    model = Detector()
+    model.compile("sgd", run_eagerly=True)
+    flip = [aug.Flip(probability=1)]
+    fit(
+        model,
+        DataAugmentation(flip, bounding_box_format="xyxy"),
+        x=tf.data.Dataset.from_tensor_slices(data).batch(24),
+        y=None,
+        batch_size=None,
+    )
+    (seen,) = model.data
+    if form == "dictionary":
+        mask = seen["segmentation_masks"]
+        np.testing.assert_array_equal(mask, X[:, :, ::-1, :1])
+        seen = seen["images"], seen["bounding_boxes"]
+    np.testing.assert_array_equal(seen[0], X[:, :, ::-1])
+    np.testing.assert_array_equal(seen[1]["boxes"][:, 0], [[4, 2, 7, 3]] * 24)
+
+
+def test_a_segmentation_learns_masks_that_moved():
+    """Classes are the colours of pixels, so that each pixel has its right label."""
+    y = RNG.integers(0, 3, (24, 8, 8))
+    x = np.eye(3, dtype="float32")[y]
+    losses = []
+    for policy in ([aug.Flip(probability=1)], None):
+        keras.utils.set_random_seed(1)
+        layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 1)]
+        model = keras.Sequential([*layers, keras.layers.Softmax()])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        callbacks = [DataAugmentation(policy)] if policy else []
+        losses.append(fit(model, *callbacks, x=x, y=y).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 class Own(keras.Model):
     """A step of one's own, that asks for the loss as Keras's does, or does not."""
 
@@ -219,6 +275,51 @@ def test_numbers_of_classes_are_mixed_like_one_hot_labels(transform, weighted):
         assert model.losses
         options = {"sample_weight": sample_weight} if weighted else {}
         fit(model, DataAugmentation([transform]), y=y, x=X / 255, epochs=2, **options)
+        results.append(weights(model))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_losses_of_several_outputs_are_those_of_one_hot_labels():
+    inputs = keras.Input((8, 8, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    histories = []
+    for name, y in (
+        ("sparse_categorical_crossentropy", Y),
+        ("categorical_crossentropy", np.eye(3, dtype="float32")[Y]),
+    ):
+        keras.utils.set_random_seed(1)
+        heads = [keras.layers.Dense(3, "softmax", name=n)(pooled) for n in "ab"]
+        model = keras.Model(inputs, heads)
+        model.compile("sgd", [name, name])
+        mixing = DataAugmentation([aug.MixUp(1.0)])
+        histories.append(fit(model, mixing, x=X / 255, y=[y, y]).history)
+    assert set(histories[0]) >= {"loss", "a_loss", "b_loss"}
+    for key, values in histories[0].items():
+        np.testing.assert_allclose(values, histories[1][key], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("technique", "first"), [("distillation", True), ("regularization", False)]
+)
+def test_mixed_labels_go_with_what_others_add_to_the_loss(technique, first):
+    """Whatever stands first; the weights are those of mixed one-hot labels."""
+    results = []
+    for loss, y in (
+        ("sparse_categorical_crossentropy", Y),
+        ("categorical_crossentropy", np.eye(3, dtype="float32")[Y]),
+    ):
+        keras.utils.set_random_seed(1)
+        model, teacher = model_of(loss=loss), model_of()
+        mixing = DataAugmentation([aug.MixUp(1.0)])
+        other = (
+            kacc.callbacks.Distillation(teacher)
+            if technique == "distillation"
+            else kacc.callbacks.Regularization(l2=0.1)
+        )
+        callbacks = [mixing, other] if first else [other, mixing]
+        fit(model, *callbacks, x=X / 255, y=y)
+        assert not {"compute_loss", "train_step"} & set(vars(model))
         results.append(weights(model))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)

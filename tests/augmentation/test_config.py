@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 import kacc
@@ -66,6 +67,31 @@ def test_transform_survives_json_and_is_frozen(transform):
         setattr(transform, name, 1)
 
 
+def test_scalars_of_numpy_are_plain_numbers():
+    """As they come out of a search for the best policy."""
+    half, two = np.float32(0.5), np.int64(2)
+    tenth = np.float32(0.1)
+    transforms = [
+        aug.Flip(probability=half),
+        aug.Rotation(two),
+        aug.Perspective(tenth),
+        aug.RandomCrop(two),
+        aug.MixUp(half),
+        aug.RandAugment(two, half),
+        aug.Erasing(value=half),
+        aug.Rescale(half, half),
+        LegacyWarp(rotation=half, shear=half),
+        LevelShift(half),
+    ]
+    policy = Policy(transforms, seed=two, fill_value=half, value_range=(-half, half))
+    assert Policy.from_config(json.loads(json.dumps(policy.get_config()))) == policy
+    for policy in (
+        Policy([aug.SpecAugment(two, two, half, half, half, half)]),
+        Policy([aug.TokenDropout(half, two, [two])]),
+    ):
+        assert Policy.from_config(json.loads(json.dumps(policy.get_config()))) == policy
+
+
 def test_policy_survives_json():
     policy = Policy(EXAMPLES, seed=3, fill_mode="wrap", value_range=(-1, 1))
     assert Policy.from_config(json.loads(json.dumps(policy.get_config()))) == policy
@@ -84,6 +110,8 @@ def test_policy_survives_json():
         (lambda: aug.Shear(95), "from -89 to 89"),
         (lambda: aug.Shear(5, axis="x"), "`axis` must be one of"),
         (lambda: aug.Zoom((0, 1)), "`range` must be a range"),
+        (lambda: aug.Zoom(1.2), "below 1"),
+        (lambda: aug.Zoom(-0.1), "`range` must be a number, zero or more"),
         (lambda: aug.Translation(2), "from -1 to 1"),
         (lambda: aug.Translation(0, vertical=2), "`vertical`"),
         (lambda: aug.Perspective(0.3), "`scale` must be a number"),
@@ -117,7 +145,10 @@ def test_policy_survives_json():
         (lambda: Policy([aug.Flip()], fill_mode="mirror"), "`fill_mode`"),
         (lambda: Policy([aug.Flip()], fill_value="red"), "`fill_value`"),
         (lambda: Policy([aug.Flip()], interpolation="cubic"), "`interpolation`"),
-        (lambda: Policy([aug.Flip()], value_range=(1, 0)), "lowest value first"),
+        (
+            lambda: Policy([aug.Flip()], value_range=(1, 0)),
+            "must be a range, the lowest value first",
+        ),
         (lambda: Policy([aug.Flip()], value_range=1), "`value_range` must be"),
         (lambda: Policy.from_name("weak"), '"light", "standard", "strong"'),
         (lambda: policy_of("weak"), "`name` must be one of"),

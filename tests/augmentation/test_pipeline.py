@@ -103,22 +103,77 @@ def test_boxes_as_labels():
     assert mapped.element_spec == batches((IMAGES, labels)).element_spec
 
 
-@pytest.mark.parametrize("transform", [aug.MixUp(1.0), aug.CutMix(1.0)])
+def test_boxes_as_labels_of_several_inputs():
+    boxes = np.tile(np.array([[[2, 4, 8, 7]]], "float32"), (10, 1, 1))
+    labels = {"boxes": boxes, "labels": np.zeros((10, 1))}
+    inputs = {"a": IMAGES, "b": np.arange(10)}
+    mapped = Policy([aug.Flip(probability=1)]).map(
+        batches((inputs, labels)), bounding_box_format="xyxy"
+    )
+    first, found = next(iter(mapped))
+    np.testing.assert_array_equal(first["a"], IMAGES[:4, :, ::-1])
+    np.testing.assert_array_equal(first["b"], [0, 1, 2, 3])
+    np.testing.assert_array_equal(found["boxes"][0], [[8, 4, 14, 7]])
+
+
 @pytest.mark.parametrize("engine", ["graph", "host"])
-def test_labels_are_mixed_as_images_are(transform, engine):
+@pytest.mark.parametrize("form", ["classes", "flat classes", "one-hot", "of outputs"])
+def test_labels_and_weights_of_pixels_move_with_the_images(engine, form):
+    """Grey images of whole numbers are their own masks where nothing is between."""
+    x = np.repeat(IMAGES[..., :1], 3, -1)
+    y, size = x[..., :1].astype("int32"), x[..., 0].astype("float32")
+    policy = Policy([aug.Rotation(40), aug.Flip()], interpolation="nearest", seed=2)
+    labels = {
+        "classes": y,
+        "flat classes": y[..., 0],
+        "one-hot": x.astype("float32"),
+        "of outputs": {"a": y, "b": np.arange(10)},
+    }[form]
+    mapped = policy.map(batches((x, labels, size)), engine)
+    assert mapped.element_spec == batches((x, labels, size)).element_spec
+    changed = 0
+    for (images, found, weights), given in zip(mapped, batches(x), strict=True):
+        first = found["a"] if form == "of outputs" else found
+        shown = np.asarray(first).reshape(*images.shape[:3], -1)
+        # OpenCV rounds where pixels lie to 1/32 before it takes the nearest.
+        tolerance = 0.02 if engine == "host" else 0.0
+        assert np.mean(shown[..., :1] != np.asarray(images)[..., :1]) <= tolerance
+        assert np.mean(np.asarray(weights) != images[..., 0]) <= tolerance
+        changed += not np.array_equal(images, given)
+    assert changed == 3
+
+
+def test_labels_of_pixels_stay_where_nothing_moves():
+    """And floats are blended as the images are."""
+    x = IMAGES.astype("float32") / 255
+    data = batches((x, x), 10)
+    colours = Policy([aug.Brightness(0.5)], value_range=(0, 1))
+    ((_, y),) = list(colours.map(data))
+    np.testing.assert_array_equal(y, x)
+    ((mixed, y),) = list(Policy([aug.MixUp(1.0)]).map(data, "graph"))
+    assert not np.array_equal(mixed, x)
+    np.testing.assert_allclose(mixed, y, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [[aug.MixUp(1.0)], [aug.CutMix(1.0)], [aug.MixUp(1.0), aug.CutMix(1.0, 0.5)]],
+)
+@pytest.mark.parametrize("engine", ["graph", "host"])
+def test_labels_are_mixed_as_images_are(transforms, engine):
     """Images of one colour, that of their class, tell the share of each class."""
     count = 8
     one_hot = np.eye(count, dtype="float32")
     images = np.broadcast_to(one_hot[:, None, None], (count, 12, 12, count))
     weights = np.arange(count, dtype="float32")
     dataset = batches((images, one_hot, weights), count)
-    (element,) = list(Policy([transform]).map(dataset, engine))
+    (element,) = list(Policy(transforms).map(dataset, engine))
     mixed, labels, mixed_weights = (np.asarray(part) for part in element)
     np.testing.assert_allclose(mixed.mean((1, 2)), labels, atol=1e-5)
     np.testing.assert_allclose(labels @ weights, mixed_weights, atol=1e-4)
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-5)
     assert np.mean((labels > 0.01).sum(1)) > 1.4
-    if isinstance(transform, aug.CutMix):
+    if isinstance(transforms[0], aug.CutMix):
         assert set(np.unique(mixed)) == {0.0, 1.0}
 
 
@@ -137,6 +192,12 @@ def test_a_last_batch_of_one_has_no_partner():
         (WARP, lambda: batches(IMAGES).unbatch(), {}, "Call dataset.batch first"),
         (WARP, lambda: batches({"a": IMAGES, "b": IMAGES}), {}, "'a', 'b'"),
         (
+            Policy([aug.SpecAugment()]),
+            lambda: batches({"sound": np.zeros((4, 20, 8), "float32")}),
+            {},
+            "Pass `key` as one of ['sound']",
+        ),
+        (
             WARP,
             lambda: batches({"a": IMAGES}),
             {"key": "b"},
@@ -148,6 +209,49 @@ def test_a_last_batch_of_one_has_no_partner():
             {},
             'bounding_box_format="xyxy"',
         ),
+        (
+            WARP,
+            lambda: batches({"images": IMAGES, "bounding_boxes": {"boxes": IMAGES}}),
+            {"bounding_box_format": "xyxy"},
+            'as {"boxes", "labels"}',
+        ),
+        (
+            WARP,
+            lambda: batches((IMAGES, {"boxes": IMAGES, "classes": np.arange(10)})),
+            {"bounding_box_format": "xyxy"},
+            'Name the classes of the boxes "labels"',
+        ),
+        (
+            WARP,
+            lambda: tf.data.Dataset.from_tensors(
+                (
+                    IMAGES,
+                    {
+                        "boxes": tf.RaggedTensor.from_row_lengths(
+                            np.zeros((10, 4)), [1] * 10
+                        ),
+                        "labels": np.zeros((10, 1)),
+                    },
+                )
+            ),
+            {"bounding_box_format": "xyxy"},
+            "boxes.to_tensor(-1)",
+        ),
+        (
+            WARP,
+            lambda: batches(IMAGES),
+            {"bounding_box_format": "ltrb"},
+            "`bounding_box_format` must be one of",
+        ),
+        (
+            WARP,
+            lambda: batches({"images": IMAGES, "segmentation_masks": IMAGES[:, ::2]}),
+            {},
+            "Masks must have the height and width of the images",
+        ),
+        (WARP, lambda: batches(IMAGES), {"key": "a"}, "for images alone"),
+        (WARP, lambda: batches(IMAGES[..., 0]), {}, "an axis of one channel"),
+        (WARP, lambda: batches(IMAGES.astype("int32")), {}, "astype('uint8')"),
         (Policy([aug.MixUp()]), lambda: batches(IMAGES), {}, "need labels"),
         (
             Policy([aug.MixUp()]),
@@ -158,6 +262,18 @@ def test_a_last_batch_of_one_has_no_partner():
         (
             Policy([aug.CutMix()]),
             lambda: batches({"images": IMAGES, "segmentation_masks": IMAGES}),
+            {},
+            "Leave them out where there are bounding boxes or masks",
+        ),
+        (
+            Policy([aug.CutMix()]),
+            lambda: batches((IMAGES, IMAGES.astype("float32"))),
+            {},
+            "Leave them out where there are bounding boxes or masks",
+        ),
+        (
+            Policy([aug.MixUp()]),
+            lambda: batches((IMAGES, IMAGES[..., 0])),
             {},
             "Leave them out where there are bounding boxes or masks",
         ),
@@ -182,3 +298,7 @@ def test_preview_has_originals_on_the_left(tmp_path):
     assert picture.shape[1] == 2 * 12 + 4 * 100 - 4 + 16
     with pytest.raises(kacc.UsageError, match="a batch"):
         WARP.preview(IMAGES[0], path)
+    with pytest.raises(kacc.UsageError, match=r"next\(iter\(dataset\)\)"):
+        WARP.preview(batches(IMAGES), path)
+    with pytest.raises(kacc.UsageError, match="folder of the picture must exist"):
+        WARP.preview(IMAGES, tmp_path / "none" / "grid.png")

@@ -60,9 +60,11 @@ def test_the_slow_layer_is_named():
     assert "apply" not in vars(model.optimizer)
 
 
-def test_the_slow_pipeline_is_named():
+@pytest.mark.parametrize("batches", [32, 2])
+def test_the_slow_pipeline_is_named(batches):
+    """One that ends before enough batches were timed begins again."""
     model = model_of(layers.GlobalAveragePooling2D())
-    x, y = data_of(model, 256)
+    x, y = data_of(model, 8 * batches)
 
     def slow(a, b):
         def wait(v):
