@@ -87,8 +87,9 @@ def checked(rules: Sequence[Any]) -> Sequence[Rule]:
     Raises:
         UsageError: if one is not a `Rule`.
     """
-    for rule in rules:
-        if not isinstance(rule, Rule):
+    several = isinstance(rules, Iterable)
+    for rule in rules if several else (rules,):
+        if not several or not isinstance(rule, Rule):
             raise UsageError(
                 "`rules` must be kacc.Rule objects",
                 received=rule,

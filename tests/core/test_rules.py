@@ -57,3 +57,9 @@ def test_every_path_gets_the_last_of_its_rules(given_rules):
 def test_what_is_no_rule(thing):
     with pytest.raises(UsageError, match=r"must be kacc\.Rule objects"):
         rules.checked([Rule("head"), thing])
+
+
+@pytest.mark.parametrize("thing", [Rule("head"), None, 3])
+def test_rules_are_several(thing):
+    with pytest.raises(UsageError, match=r"must be kacc\.Rule objects"):
+        rules.checked(thing)
