@@ -18,7 +18,7 @@ from keras import tree
 from kacc.core import graph as flat
 from kacc.core.attach import base_class
 from kacc.core.graph import Call, Graph, fill
-from kacc.core.remake import remade
+from kacc.core.remake import remade, warn_of_tied, without_variables
 
 
 class Rebuild:
@@ -86,6 +86,7 @@ class Rebuild:
 
     def model(self) -> keras.Model:
         """The new model, with the weights of the old one where nothing changed."""
+        warn_of_tied(self.graph)
         if isinstance(self.old, keras.Sequential):
             new = self._sequential(self.old)
         else:
@@ -195,7 +196,10 @@ class _Walk:
             call = graph.calls[self.position]
             self.position += 1
             new = self.rebuild.operation(call.operation)
-            args, kwargs = self.rebuild.arguments(call, values)
+            # The old model's variables would tie the new one to it.
+            args, kwargs = tree.map_structure(
+                without_variables, self.rebuild.arguments(call, values)
+            )
         else:
             new = self.rebuild.container(node, self.position, values)
             self.position = stop
