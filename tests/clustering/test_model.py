@@ -179,6 +179,8 @@ def test_plain_again_it_loads_without_kacc(tmp_path):
         ({"start": "random"}, "`start` must be one of"),
         ({"per": "layer"}, "`per` must be one of"),
         ({"rules": ["stem"]}, "kacc.Rule"),
+        ({"rules": kacc.Rule("stem", skip=True)}, "kacc.Rule"),
+        ({"preserve_sparsity": "no"}, "True or False"),
         ({"rules": [kacc.Rule("nothing")]}, "must match a layer"),
     ],
 )
@@ -193,6 +195,17 @@ def test_a_model_without_kernels():
     model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU()])
     with pytest.raises(UsageError, match="must have a layer to cluster"):
         kacc.cluster(model)
+
+
+def test_matrices_that_are_not_clustered_are_named():
+    layers = keras.layers
+    hidden = [layers.Embedding(9, 6, name="table"), layers.LSTM(4, name="memory")]
+    model = keras.Sequential([keras.Input((5,)), *hidden, layers.Dense(3, name="head")])
+    rules = [kacc.Rule("memory", skip=True)]
+    with pytest.warns(UserWarning, match="Embedding is not clustered") as said:
+        kacc.cluster(model, 4, rules=rules)
+    assert "memory" not in str(said[0].message)
+    assert clusters(model) == {"head": 4}
 
 
 def test_small_layers_are_left_alone_and_named():
