@@ -126,7 +126,7 @@ class Rebuild:
         walk = _Walk(self, 0)
         (source,) = old.inputs
         walk.through([source], [_like(source)], old.outputs)
-        return keras.Sequential([_like(source), *walk.visited], name=old.name)
+        return keras.Sequential([_like(source), *walk.layers], name=old.name)
 
     def container(self, node: Any, start: int, values: list[Any]) -> Any:
         """The container in the place of that of a node, for inputs of new shapes."""
@@ -151,7 +151,7 @@ class Rebuild:
         walk = _Walk(self, start)
         results = walk.through(inputs, symbols, outputs)
         if isinstance(old, keras.Sequential):
-            return keras.Sequential([symbols[0], *walk.visited], name=old.name)
+            return keras.Sequential([symbols[0], *walk.layers], name=old.name)
         return keras.Model(_input_structure(old, symbols), results, name=old.name)
 
     def _can_stay(self, start: int, stop: int) -> bool:
@@ -178,6 +178,11 @@ class _Walk:
         self.rebuild = rebuild
         self.position = position
         self.visited: list[Any] = []
+
+    @property
+    def layers(self) -> list[Any]:
+        """What a Sequential model is made of: it computes masks by itself."""
+        return [x for x in self.visited if isinstance(x, keras.Layer)]
 
     def through(
         self, inputs: Sequence[Any], symbols: Sequence[Any], outputs: Any

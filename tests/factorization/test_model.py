@@ -348,7 +348,7 @@ BAD = [
     ({"macs": 0.5, "calibration": np.zeros((4, 7))}, "must fit the inputs"),
     ({"macs": 0.5, "calibration": [np.zeros((4, 8))] * 2}, "must fit the inputs"),
     (
-        {"macs": 0.5, "calibration": np.full((4, 8, 8, 3), np.nan)},
+        {"macs": 0.5, "calibration": np.full((4, 8), np.nan)},
         "must hold finite numbers",
     ),
     ({"macs": 0.5, "calibration": "images"}, "must be arrays"),
