@@ -46,7 +46,7 @@ def place(graph: Graph, clusters: int, per: str, given: Sequence[Rule]) -> Place
     Returns:
         The `Placement`.
     """
-    chosen = rules.resolve(given, dict.fromkeys(call.path for call in graph.calls))
+    chosen = rules.of_operations(given, graph.calls)
     placement = Placement()
     seen: set[int] = set()
     for call in graph.calls:
@@ -54,7 +54,7 @@ def place(graph: Graph, clusters: int, per: str, given: Sequence[Rule]) -> Place
             continue
         seen.add(id(call.operation))
         sizes = list(_row_sizes(call.operation, per))
-        rule = chosen.get(call.path)
+        rule = chosen.get(id(call.operation))
         if not sizes and not _has_others(call.operation, clusters):
             continue
         own = rule.clusters if rule is not None else None

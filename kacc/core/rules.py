@@ -122,6 +122,29 @@ def resolve(rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Rule]:
     return {path: r for path in paths for r in rules if r.matches(path)}
 
 
+def of_operations(rules: Sequence[Rule], calls: Iterable[Any]) -> dict[int, Rule]:
+    """The rule for each operation that has one, at any of the paths it is called by.
+
+    Args:
+        rules: in the order given by the user.
+        calls: of a graph.
+
+    Returns:
+        Id of the operation -> the last rule that matches one of its paths.
+
+    Raises:
+        UsageError: for a rule that matches nothing.
+    """
+    calls = list(calls)
+    resolve(rules, dict.fromkeys(call.path for call in calls))
+    return {
+        id(call.operation): rule
+        for rule in rules
+        for call in calls
+        if rule.matches(call.path)
+    }
+
+
 def to_config(rules: Sequence[Rule]) -> list[dict[str, Any]]:
     """The rules as JSON values; what a rule leaves open is left out."""
     return [

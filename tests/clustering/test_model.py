@@ -212,3 +212,13 @@ def test_small_layers_are_left_alone_and_named():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="small")])
     with pytest.raises(UsageError, match="small: it has no more weights than clusters"):
         kacc.cluster(model)
+
+
+def test_a_shared_layer_has_rules_at_each_of_its_paths():
+    shared = keras.layers.Dense(8, name="shared")
+    inner = keras.Sequential([keras.Input((8,)), shared], name="inner")
+    inputs = keras.Input((8,))
+    outputs = keras.layers.Dense(4, name="head")(inner(shared(inputs)))
+    model = keras.Model(inputs, outputs)
+    kacc.cluster(model, 4, rules=[kacc.Rule("inner/.*", skip=True)])
+    assert clusters(model) == {"head": 4}

@@ -1,5 +1,7 @@
 """Rules: which layers they are for, and which of several wins."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,22 @@ def test_every_path_gets_the_last_of_its_rules(given_rules):
         fitting = [rule for rule in given_rules if rule.matches(path)]
         assert chosen.get(path) == (fitting[-1] if fitting else None)
     assert rules.from_config(rules.to_config(given_rules)) == tuple(given_rules)
+
+
+def test_operations_have_rules_by_any_of_their_paths():
+    shared, other = SimpleNamespace(), SimpleNamespace()
+    calls = [
+        SimpleNamespace(operation=shared, path="a"),
+        SimpleNamespace(operation=other, path="b"),
+        SimpleNamespace(operation=shared, path="inner/a"),
+    ]
+    first, second = Rule(r"inner/.*", skip=True), Rule("b", clusters=4)
+    chosen = rules.of_operations([first, second], calls)
+    assert chosen == {id(shared): first, id(other): second}
+    again = Rule("a", clusters=4)
+    assert rules.of_operations([first, again], calls)[id(shared)] is again
+    with pytest.raises(UsageError, match="must match a layer"):
+        rules.of_operations([Rule("c")], calls)
 
 
 @pytest.mark.parametrize("thing", ["head", ("head", True), None])
