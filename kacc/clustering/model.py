@@ -80,12 +80,16 @@ def settings_of(
     for name, value, known in (("start", start, STARTS), ("per", per, PER)):
         if value not in known:
             raise UsageError(f"`{name}` must be one of {known}", received=value)
+    if not isinstance(preserve_sparsity, bool):
+        raise UsageError(
+            "`preserve_sparsity` must be True or False", received=preserve_sparsity
+        )
     return {
         "clusters": core_rules.clusters_checked(clusters),
         "start": start,
         "rules": core_rules.to_config(core_rules.checked(rules)),
         "per": per,
-        "preserve_sparsity": bool(preserve_sparsity),
+        "preserve_sparsity": preserve_sparsity,
         "enabled": True,
     }
 

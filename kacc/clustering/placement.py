@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kacc.core import rules
+from kacc.core import registry, rules
 from kacc.core.graph import Graph
 from kacc.core.registry import matrix_weights
 from kacc.core.rules import Rule
@@ -46,18 +46,23 @@ def place(graph: Graph, clusters: int, per: str, given: Sequence[Rule]) -> Place
     Returns:
         The `Placement`.
     """
-    chosen = rules.resolve(given, dict.fromkeys(call.path for call in graph.calls))
+    chosen = rules.of_operations(given, graph.calls)
     placement = Placement()
     seen: set[int] = set()
     for call in graph.calls:
-        sizes = list(_row_sizes(call.operation, per))
-        if id(call.operation) in seen or not sizes:
+        if id(call.operation) in seen:
             continue
         seen.add(id(call.operation))
-        rule = chosen.get(call.path)
+        sizes = list(_row_sizes(call.operation, per))
+        rule = chosen.get(id(call.operation))
+        if not sizes and not _has_others(call.operation, clusters):
+            continue
         own = rule.clusters if rule is not None else None
         if rule is not None and rule.skip:
             placement.skipped[call.path] = _RULE
+        elif not sizes:
+            kind = type(call.operation).__name__
+            placement.skipped[call.path] = f"the layer type {kind} is not clustered"
         elif max(sizes) <= (own or clusters):
             placement.skipped[call.path] = _FEW
         else:
@@ -65,6 +70,20 @@ def place(graph: Graph, clusters: int, per: str, given: Sequence[Rule]) -> Place
             if own is not None:
                 placement.clusters[call.path] = own
     return placement
+
+
+def _has_others(operation: Any, clusters: int) -> bool:
+    """Whether a layer that is not known to be clustered has matrices to be clustered.
+
+    Of a type that is known, those that are not are few: depthwise kernels, slopes.
+    """
+    spec = registry.find(operation)
+    if spec is not None and spec.weights:
+        return False
+    return any(
+        len(variable.shape) > 1 and np.prod(variable.shape) > clusters
+        for variable in getattr(operation, "trainable_variables", ())
+    )
 
 
 def _row_sizes(operation: Any, per: str) -> Any:

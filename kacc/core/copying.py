@@ -15,6 +15,7 @@ from kacc.core.remake import (
     plain_config,
     remade,
     variables_of,
+    warn_of_tied,
     without_variables,
 )
 
@@ -43,6 +44,7 @@ class Copier:
         Returns:
             Symbolic tensors in the structure of the graph's outputs.
         """
+        warn_of_tied(graph)
         operations: dict[int, Any] = {}
 
         def apply(call: Call, values: list[Any]) -> Any:

@@ -276,7 +276,8 @@ def _einsum(equation: str, shapes: Sequence[Shape]) -> int:
 
 
 def _einsum_operator(call: Call) -> int:
-    return _einsum(call.operation.subscripts, [x.shape for x in call.inputs])
+    operands = [x for x in call.args if hasattr(x, "shape")]  # constants too
+    return _einsum(call.operation.subscripts, [x.shape for x in operands])
 
 
 def _matmul(call: Call) -> int:

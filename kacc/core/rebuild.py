@@ -18,7 +18,7 @@ from keras import tree
 from kacc.core import graph as flat
 from kacc.core.attach import base_class
 from kacc.core.graph import Call, Graph, fill
-from kacc.core.remake import remade
+from kacc.core.remake import remade, warn_of_tied, without_variables
 
 
 class Rebuild:
@@ -86,6 +86,7 @@ class Rebuild:
 
     def model(self) -> keras.Model:
         """The new model, with the weights of the old one where nothing changed."""
+        warn_of_tied(self.graph)
         if isinstance(self.old, keras.Sequential):
             new = self._sequential(self.old)
         else:
@@ -125,7 +126,7 @@ class Rebuild:
         walk = _Walk(self, 0)
         (source,) = old.inputs
         walk.through([source], [_like(source)], old.outputs)
-        return keras.Sequential([_like(source), *walk.visited], name=old.name)
+        return keras.Sequential([_like(source), *walk.layers], name=old.name)
 
     def container(self, node: Any, start: int, values: list[Any]) -> Any:
         """The container in the place of that of a node, for inputs of new shapes."""
@@ -150,7 +151,7 @@ class Rebuild:
         walk = _Walk(self, start)
         results = walk.through(inputs, symbols, outputs)
         if isinstance(old, keras.Sequential):
-            return keras.Sequential([symbols[0], *walk.visited], name=old.name)
+            return keras.Sequential([symbols[0], *walk.layers], name=old.name)
         return keras.Model(_input_structure(old, symbols), results, name=old.name)
 
     def _can_stay(self, start: int, stop: int) -> bool:
@@ -178,6 +179,11 @@ class _Walk:
         self.position = position
         self.visited: list[Any] = []
 
+    @property
+    def layers(self) -> list[Any]:
+        """What a Sequential model is made of: it computes masks by itself."""
+        return [x for x in self.visited if isinstance(x, keras.Layer)]
+
     def through(
         self, inputs: Sequence[Any], symbols: Sequence[Any], outputs: Any
     ) -> Any:
@@ -195,7 +201,10 @@ class _Walk:
             call = graph.calls[self.position]
             self.position += 1
             new = self.rebuild.operation(call.operation)
-            args, kwargs = self.rebuild.arguments(call, values)
+            # The old model's variables would tie the new one to it.
+            args, kwargs = tree.map_structure(
+                without_variables, self.rebuild.arguments(call, values)
+            )
         else:
             new = self.rebuild.container(node, self.position, values)
             self.position = stop

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from kacc.core import attach, registry
 from kacc.core.errors import UsageError
+from kacc.core.graph import Graph
 from kacc.core.transform import QUANTIZE, State
 
 
@@ -71,6 +74,63 @@ def carry_weights(old: Any, new: Any) -> None:
         for weight in spec.weights:
             value = attach.weight_before(old, weight.attribute, QUANTIZE)
             getattr(new, weight.attribute).assign(value)
+
+
+def tied(graph: Graph) -> dict[int, tuple[str, Any]]:
+    """The variables that operations other than their own layers read.
+
+    So an output layer shares the table of an embedding: `x @ transpose(table)`.
+
+    Args:
+        graph: of a model.
+
+    Returns:
+        Id of each variable -> (path of the first reader, the variable).
+    """
+    found: dict[int, tuple[str, Any]] = {}
+    for call in graph.calls:
+        for value in keras.tree.flatten((call.args, call.kwargs)):
+            variable = _read(value, graph)
+            if variable is not None:
+                found.setdefault(id(variable), (call.path, variable))
+    return found
+
+
+def _read(value: Any, graph: Graph) -> Any:
+    """The variable that an argument is, or is the value of; None if it is another."""
+    if isinstance(value, keras.Variable):
+        return value
+    # An operator on a variable alone was computed when the model was traced.
+    if not keras.ops.is_tensor(value) or len(value.shape) < 2:
+        return None
+    layers = {id(c.operation): c.operation for c in graph.calls}.values()
+    for layer in layers:
+        for variable in variables_of(layer):
+            if sorted(variable.shape) == sorted(value.shape) and _equal(
+                keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(variable)
+            ):
+                return variable
+    return None
+
+
+def _equal(value: np.ndarray, other: np.ndarray) -> bool:
+    """Whether arrays, which are not zero everywhere, are equal or each other's turn."""
+    return bool(value.any()) and any(
+        np.array_equal(value, turned) for turned in (other, other.T)
+    )
+
+
+def warn_of_tied(graph: Graph) -> None:
+    """Says which variables become constants where a graph is made again.
+
+    Keras saves no layer that reads another one's variable.
+    """
+    for path, variable in tied(graph).values():
+        warnings.warn(
+            f"kacc: {path} reads {variable.path}, the weight of a layer, from outside "
+            "of it; in the new model that is a constant, which training leaves alone",
+            stacklevel=2,
+        )
 
 
 def without_variables(value: Any) -> Any:

@@ -87,8 +87,9 @@ def checked(rules: Sequence[Any]) -> Sequence[Rule]:
     Raises:
         UsageError: if one is not a `Rule`.
     """
-    for rule in rules:
-        if not isinstance(rule, Rule):
+    several = isinstance(rules, Iterable)
+    for rule in rules if several else (rules,):
+        if not several or not isinstance(rule, Rule):
             raise UsageError(
                 "`rules` must be kacc.Rule objects",
                 received=rule,
@@ -119,6 +120,29 @@ def resolve(rules: Sequence[Rule], paths: Iterable[str]) -> dict[str, Rule]:
                 fix=f"The paths are: {', '.join(paths[:20])}",
             )
     return {path: r for path in paths for r in rules if r.matches(path)}
+
+
+def of_operations(rules: Sequence[Rule], calls: Iterable[Any]) -> dict[int, Rule]:
+    """The rule for each operation that has one, at any of the paths it is called by.
+
+    Args:
+        rules: in the order given by the user.
+        calls: of a graph.
+
+    Returns:
+        Id of the operation -> the last rule that matches one of its paths.
+
+    Raises:
+        UsageError: for a rule that matches nothing.
+    """
+    calls = list(calls)
+    resolve(rules, dict.fromkeys(call.path for call in calls))
+    return {
+        id(call.operation): rule
+        for rule in rules
+        for call in calls
+        if rule.matches(call.path)
+    }
 
 
 def to_config(rules: Sequence[Rule]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kacc.core.errors import UsageError
+from kacc.core.graph import Graph
 
 SAMPLES = 512  # at most; what is measured on them changes little with more
 ROWS = 8192  # sampled of each layer, over all batches
@@ -35,6 +36,10 @@ def batches(data: Any, samples: int = SAMPLES) -> Iterator[Any]:
     """
     if isinstance(data, keras.utils.PyDataset):
         data = (data[i] for i in range(data.num_batches))
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+        raise UsageError(
+            "Samples must be arrays, or what yields batches of them", received=data
+        )
     count = 0
     for batch in _split(data) if _is_arrays(data) else data:
         yield batch
@@ -43,6 +48,57 @@ def batches(data: Any, samples: int = SAMPLES) -> Iterator[Any]:
             return
     if not count:
         raise UsageError("`data` must hold samples", received="none")
+
+
+def fitting(
+    model: Any, graph: Graph, data: Any, samples: int = SAMPLES, what: str = "data"
+) -> list[Any]:
+    """The batches of data, checked against the inputs of a model.
+
+    Args:
+        model: a built model.
+        graph: of it.
+        data: as for `batches`.
+        samples: how many to take.
+        what: what the data is called in errors.
+
+    Raises:
+        UsageError: if there is no sample, or they do not fit the inputs, or hold NaN or
+            infinite values, which nothing can be fitted to.
+
+    Example:
+        >>> from kacc.core.graph import trace
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> len(fitting(model, trace(model), np.zeros((40, 4))))
+        2
+    """
+    held = list(batches(data, samples))
+    wanted = [tensor.shape for tensor in graph.inputs]
+    for batch in held:
+        _check_fit(flat_inputs(model, batch), wanted, what)
+    return held
+
+
+def _check_fit(values: list[Any], wanted: list[Any], what: str) -> None:
+    got = [tuple(getattr(x, "shape", ())) for x in values]
+    fits = len(got) == len(wanted) and all(map(_fits, got, wanted))
+    if not fits:
+        shown = (shapes[0] if len(shapes) == 1 else shapes for shapes in (got, wanted))
+        received, expected = shown
+        raise UsageError(
+            f"`{what}` must fit the inputs of the model, {expected}",
+            received=f"samples of the shape {received}",
+        )
+    for value in map(np.asarray, values):
+        if value.dtype.kind == "f" and not np.all(np.isfinite(value)):
+            raise UsageError(
+                f"`{what}` must hold finite numbers", received="NaN or infinity"
+            )
+
+
+def _fits(got: Any, wanted: Any) -> bool:
+    pairs = zip(got[1:], wanted[1:], strict=False)
+    return len(got) == len(wanted) and all(b is None or a == b for a, b in pairs)
 
 
 def inputs_of(batch: Any) -> Any:

@@ -27,9 +27,9 @@ def kinds_of(model: keras.Model) -> Any:
     """
     graph = trace(model)
     made = graph.producers()
-    logits = _logits_of(getattr(model, "loss", None))
+    losses = _losses(getattr(model, "loss", None), model, graph.output_structure)
 
-    def kind(tensor: Tensor) -> str:
+    def kind(tensor: Tensor, loss: Any) -> str:
         while tensor in made:
             call = made[tensor]
             name = _activation(call.operation)
@@ -43,9 +43,25 @@ def kinds_of(model: keras.Model) -> Any:
             ):
                 break
             tensor = call.inputs[0]
-        return logits or "values"
+        return _logits_of(loss) or "values"
 
-    return keras.tree.map_structure(kind, graph.output_structure)
+    kinds = map(kind, graph.outputs, losses)
+    return keras.tree.pack_sequence_as(graph.output_structure, list(kinds))
+
+
+def _losses(loss: Any, model: keras.Model, structure: Any) -> list[Any]:
+    """The compiled loss of each output, or None; one alone is that of all."""
+    count = len(keras.tree.flatten(structure))
+    if isinstance(loss, dict):
+        names = (
+            keras.tree.flatten({name: name for name in structure})
+            if isinstance(structure, dict)
+            else getattr(model, "output_names", [])
+        )
+        loss = [loss.get(name) for name in names]
+    elif not isinstance(loss, list | tuple):
+        return [loss] * count
+    return list(loss) if len(loss) == count else [None] * count
 
 
 def _activation(operation: Any) -> str | None:
@@ -61,11 +77,9 @@ def _activation(operation: Any) -> str | None:
 
 def _logits_of(loss: Any) -> str | None:
     """The kind of logits that a compiled loss takes, or None if it takes others."""
-    for one in keras.tree.flatten(loss) if loss is not None else []:
-        # Where losses keep the arguments of their function is private; without it
-        # logits count as values. tests/distillation/test_outputs.py tells.
-        options = getattr(one, "_fn_kwargs", {})
-        if getattr(one, "from_logits", False) or options.get("from_logits", False):
-            binary = "Binary" in type(one).__name__
-            return "binary logits" if binary else "logits"
+    # Where losses keep the arguments of their function is private; without it logits
+    # count as values. tests/distillation/test_outputs.py tells.
+    options = getattr(loss, "_fn_kwargs", {})
+    if getattr(loss, "from_logits", False) or options.get("from_logits", False):
+        return "binary logits" if "Binary" in type(loss).__name__ else "logits"
     return None

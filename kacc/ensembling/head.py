@@ -15,6 +15,7 @@ from kacc.core.graph import Graph
 
 _HELD_OUT = 0.2  # the share of the data that tells when to stop
 _PATIENCE = 3
+_SURE = 8.0
 
 
 def answers_of(
@@ -29,20 +30,21 @@ def answers_of(
     Raises:
         UsageError: for data in another form.
     """
+    batches: list[Any] = [data]
     if isinstance(data, tf.data.Dataset):
-        batches = [(x, y) for x, y, *_ in data]
-    elif isinstance(data, tuple | list) and len(data) == 2:
-        batches = [(data[0], data[1])]
-    else:
+        batches = list(data)
+    if not all(isinstance(b, tuple | list) and len(b) in (2, 3) for b in batches):
         raise UsageError(
             "`data` must be (x, y) arrays, or a tf.data.Dataset of batches of (x, y)",
             received=type(data).__name__,
         )
+    if not batches:
+        raise UsageError("`data` must hold samples", received="none")
     answers = [
-        np.concatenate([np.asarray(m.predict(x, verbose=0)) for x, _ in batches])
+        np.concatenate([np.asarray(m.predict(x, verbose=0)) for x, *_ in batches])
         for m in models
     ]
-    labels = np.concatenate([np.asarray(y) for _, y in batches])
+    labels = np.concatenate([np.asarray(y) for _, y, *_ in batches])
     if len(labels) != len(answers[0]) or not len(labels):
         raise UsageError(
             "`data` must have a label for each example",
@@ -65,11 +67,55 @@ def class_numbers(answers: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """
     shape, classes = answers.shape[:-1], answers.shape[-1]
     if classes > 1 and labels.shape in (shape, (*shape, 1)):
-        return labels.reshape(shape).astype(int)
+        numbers = labels.reshape(shape).astype(int)
+        if np.any(numbers != labels.reshape(shape)) or not (
+            numbers.min() >= 0 and numbers.max() < classes
+        ):
+            raise UsageError(
+                f"The labels of {classes} classes must be whole numbers from 0 to "
+                f"{classes - 1}, or one-hot",
+                received=f"labels from {labels.min()} to {labels.max()}",
+            )
+        return numbers
     ones = labels.shape == answers.shape and np.all((labels == 0) | (labels == 1))
     if classes > 1 and ones and np.all(labels.sum(-1) == 1):
         return labels.argmax(-1)
+    if labels.size != answers.size:
+        raise UsageError(
+            f"`data` must have labels for outputs of the shape {answers.shape}",
+            received=f"labels of the shape {labels.shape}",
+        )
     return None
+
+
+def are_binary(answers: Sequence[np.ndarray], labels: np.ndarray) -> bool:
+    """Whether answers are probabilities of labels that are 0 or 1.
+
+    Example:
+        >>> import numpy as np
+        >>> are_binary([np.array([[0.2], [0.9]])], np.array([0, 1]))
+        True
+    """
+    likely = all(np.all((p >= 0) & (p <= 1)) for p in answers)
+    return likely and bool(np.all((labels == 0) | (labels == 1)))
+
+
+def as_probabilities(answers: np.ndarray) -> np.ndarray:
+    """Answers of a classifier as probabilities: logits after a softmax.
+
+    Example:
+        >>> import numpy as np
+        >>> as_probabilities(np.array([[0.0, 0.0]])).tolist()
+        [[0.5, 0.5]]
+    """
+    if _are_probabilities(answers):
+        return answers
+    powers = np.exp(answers - answers.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def _are_probabilities(answers: np.ndarray) -> bool:
+    return bool(np.all(answers >= 0) and np.allclose(answers.sum(-1), 1, atol=0.02))
 
 
 def train_head(
@@ -87,18 +133,24 @@ def train_head(
         epochs: at most.
     """
     answers, labels = answers_of(models, data)
+    classes = answers[0].shape[-1]
+    activation, loss, scale, offset = None, "mse", 1.0, 0.0
     numbers = class_numbers(answers[0], labels)
     if numbers is not None:
+        activation, loss = "softmax", "sparse_categorical_crossentropy"
         labels = numbers
-    classes = answers[0].shape[-1]
-    head = layers.Dense(classes, None if numbers is None else "softmax", name="stacked")
+        # Of probabilities it needs differences of several units to be as sure.
+        scale = _SURE if all(map(_are_probabilities, answers)) else 1.0
+    else:
+        labels = labels.reshape(answers[0].shape)
+        if are_binary(answers, labels):
+            activation, loss = "sigmoid", "binary_crossentropy"
+            scale, offset = _SURE, -_SURE / 2
+    head = layers.Dense(classes, activation, name="stacked")
     joined = keras.Input((*answers[0].shape[1:-1], len(models) * classes))
     trainer = keras.Model(joined, head(joined))
-    # Of probabilities the softmax needs differences of several units to be as sure.
-    scale = 1.0 if numbers is None else 8.0
     start = np.tile(np.eye(classes), (len(models), 1)) * scale / len(models)
-    head.set_weights([start.astype("float32"), np.zeros(classes, "float32")])
-    loss = "mse" if numbers is None else "sparse_categorical_crossentropy"
+    head.set_weights([start.astype("float32"), np.full(classes, offset, "float32")])
     trainer.compile(keras.optimizers.Adam(1e-2), loss)
     x = np.concatenate(answers, axis=-1)
     order = np.random.default_rng(0).permutation(len(x))

@@ -9,11 +9,18 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from kacc.core.arguments import whole
 from kacc.core.copying import Copier
 from kacc.core.errors import UsageError
 from kacc.core.graph import Graph, trace
 from kacc.ensembling.functional import least_squares_weights, mixture_weights
-from kacc.ensembling.head import answers_of, class_numbers, train_head
+from kacc.ensembling.head import (
+    answers_of,
+    are_binary,
+    as_probabilities,
+    class_numbers,
+    train_head,
+)
 
 METHODS = ("average", "weighted", "stacked")
 
@@ -39,9 +46,10 @@ def ensemble(
             attached to them (masks, clusters) is kept as numbers; of quantization the
             result has nothing.
         method: "average"; "weighted", a mean with `weights`, or with those under which
-            the labels of `data` are most likely (classes, after softmax) or that are
-            closest to them (other values); "stacked", a dense layer on all answers,
-            trained on `data` (Wolpert 1992), for one output.
+            the labels of `data` are most likely (classes; of logits by their softmax)
+            or that are closest to them (other values); "stacked", a dense layer on all
+            answers, trained on `data` (Wolpert 1992), for one output: it ends in a
+            softmax for classes and in a sigmoid for probabilities of 0 and 1.
         data: (x, y) arrays or a tf.data.Dataset of (x, y) that the members were not
             trained on.
         weights: one for each member, at least 0; they are divided by their sum.
@@ -67,6 +75,7 @@ def ensemble(
         True
     """
     graphs = _checked(models, method, data, weights)
+    whole("epochs", epochs, 1)
     inputs = [_input(tensor, models[0], i) for i, tensor in enumerate(graphs[0].inputs)]
     copier = Copier()
     members = [
@@ -126,8 +135,12 @@ def _check_weights(models: Any, method: str, data: Any, weights: Any) -> None:
         )
     if weights is None:
         return
-    numbers = np.asarray(weights, dtype=float)
-    fits = numbers.shape == (len(models),) and np.all(numbers >= 0) and numbers.sum()
+    try:
+        numbers = np.asarray(weights, dtype=float)
+    except (TypeError, ValueError):
+        numbers = np.zeros(0)
+    are_numbers = numbers.shape == (len(models),) and np.all(np.isfinite(numbers))
+    fits = are_numbers and np.all(numbers >= 0) and numbers.sum()
     if method != "weighted" or not fits:
         raise UsageError(
             'With method="weighted", `weights` must be a number for each model, at '
@@ -137,7 +150,9 @@ def _check_weights(models: Any, method: str, data: Any, weights: Any) -> None:
 
 
 def _input(tensor: Any, model: keras.Model, index: int) -> Any:
-    names = [getattr(x, "name", None) for x in tree.flatten(model.inputs or [])]
+    names = [
+        getattr(x, "name", None) for x in tree.flatten(getattr(model, "inputs", None))
+    ]
     name = names[index] if index < len(names) else None
     return keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
 
@@ -156,16 +171,19 @@ def _flat(members: list[Any]) -> list[Any]:
 
 def _shares(models: Any, graph: Graph, data: Any, weights: Any) -> list[float]:
     if weights is None:
-        answers, labels = answers_of(models, data)
         if len(graph.outputs) != 1:
             raise UsageError(
                 "Weights are found for models of one output",
                 received=f"{len(graph.outputs)} outputs",
                 fix="Pass weights=[...]",
             )
+        answers, labels = answers_of(models, data)
         numbers = class_numbers(answers[0], labels)
         if numbers is not None:
-            found = mixture_weights(answers, numbers)
+            found = mixture_weights(list(map(as_probabilities, answers)), numbers)
+        elif are_binary(answers, labels):
+            both = [np.stack([1 - p, p], axis=-1) for p in answers]
+            found = mixture_weights(both, labels.reshape(answers[0].shape))
         else:
             found = least_squares_weights(answers, labels)
     else:

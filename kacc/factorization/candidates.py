@@ -12,6 +12,7 @@ import numpy as np
 
 from kacc.core.cost import itemsize, macs_of, variables
 from kacc.core.graph import Call, Graph
+from kacc.core.remake import tied
 from kacc.core.rules import Rule
 from kacc.factorization.functional import Spectrum
 from kacc.factorization.inputs import Inputs
@@ -183,6 +184,7 @@ def targets_of(
         The targets in the order of their first calls, and for each other layer with
         kernels path -> (layer, reason).
     """
+    shared = tied(graph)
     calls: dict[int, list[Call]] = {}
     for call in graph.calls:
         calls.setdefault(id(call.operation), []).append(call)
@@ -191,6 +193,8 @@ def targets_of(
         layer, path = group[0].operation, group[0].path
         row = find(layer)
         reason = _reason(group, row, rules)
+        if reason is None and row is not None:
+            reason = _tied_to(shared.get(id(getattr(layer, row.weight))))
         if reason is None and row is not None:
             targets.append(Target(path, layer, row, group, row.kernel(layer)))
         elif _has_kernels(layer):
@@ -207,6 +211,10 @@ def _reason(
     if row is None:
         return f"the layer type {type(layer).__name__} is not factored"
     return reason_against(layer, row)
+
+
+def _tied_to(reader: tuple[str, Any] | None) -> str | None:
+    return None if reader is None else f"{reader[0]} reads its weights as well"
 
 
 def _has_kernels(layer: Any) -> bool:

@@ -15,7 +15,7 @@ from kacc.core.cost import NAMED, cost_called, macs_of, variables
 from kacc.core.errors import UsageError
 from kacc.core.graph import Graph, require_built, trace
 from kacc.core.rules import Rule, checked, resolve
-from kacc.core.samples import batches
+from kacc.core.samples import fitting
 from kacc.factorization import report as reporting
 from kacc.factorization.candidates import Option, Target, targets_of
 from kacc.factorization.choice import (
@@ -216,7 +216,9 @@ def plan(
     paths = [call.path for call in graph.calls]
     targets, others = targets_of(graph, resolve(checked(rules), paths))
     _require_matches(request, paths)
-    samples = [] if calibration is None else list(batches(calibration, SAMPLES))
+    samples = []
+    if calibration is not None:
+        samples = fitting(model, graph, calibration, SAMPLES, "calibration")
     if samples:
         measure_inputs(model, graph, targets, samples)
     chosen, achieved = _choose(model, graph, targets, request)

@@ -47,7 +47,7 @@ def place(
     Returns:
         The `Placement`.
     """
-    chosen = rules.resolve(given, dict.fromkeys(call.path for call in graph.calls))
+    chosen = rules.of_operations(given, graph.calls)
     ends = _ends(graph) if keep_ends else {}
     placement = Placement()
     seen: set[int] = set()
@@ -55,7 +55,7 @@ def place(
         if id(call.operation) in seen or not _has_weights(call.operation):
             continue
         seen.add(id(call.operation))
-        rule = chosen.get(call.path)
+        rule = chosen.get(id(call.operation))
         target = None if rule is None else rule.sparsity
         reason = _reason(call, method, rule)
         if reason is None and target is None:

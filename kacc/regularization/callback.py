@@ -114,16 +114,10 @@ class Regularization(keras.callbacks.Callback):
 
     def _layers(self) -> list[Any]:
         calls = trace(self.model).calls
-        chosen = core_rules.resolve(
-            self.rules, dict.fromkeys(call.path for call in calls)
-        )
-        skipped = {path for path, rule in chosen.items() if rule.skip}
-        layers = {
-            id(call.operation): call.operation
-            for call in calls
-            if call.path not in skipped
-        }
-        return list(layers.values())
+        chosen = core_rules.of_operations(self.rules, calls)
+        layers = {id(call.operation): call.operation for call in calls}
+        skipped = {key for key, rule in chosen.items() if rule.skip}
+        return [layer for key, layer in layers.items() if key not in skipped]
 
     def _compute(self, x: Any, y: Any, y_pred: Any) -> Any:
         return self._penalty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,8 +159,7 @@ class Width:
     weights: str = "fresh"
 
     def __post_init__(self) -> None:
-        number = isinstance(self.multiplier, (int, float))
-        if not number or isinstance(self.multiplier, bool) or not self.multiplier > 0:
+        if not _is_number(self.multiplier) or not 0 < self.multiplier < math.inf:
             raise UsageError(
                 "`multiplier` must be a number above 0", received=self.multiplier
             )
@@ -223,11 +223,11 @@ class InsertBatchNormalization:
     epsilon: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not isinstance(self.momentum, float) or not 0 <= self.momentum < 1:
+        if not _is_number(self.momentum) or not 0 <= self.momentum < 1:
             raise UsageError(
                 "`momentum` must be from 0 to less than 1", received=self.momentum
             )
-        if not isinstance(self.epsilon, float) or self.epsilon <= 0:
+        if not _is_number(self.epsilon) or not 0 < self.epsilon < math.inf:
             raise UsageError("`epsilon` must be above 0", received=self.epsilon)
 
 
@@ -310,5 +310,8 @@ def _require_flags(config: Any, *names: str) -> None:
 
 
 def _is_share(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 < value <= 1
+    return _is_number(value) and 0 < value <= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

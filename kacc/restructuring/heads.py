@@ -95,11 +95,28 @@ def _reason(source: Source, calls: Sequence[Call], dense: Sequence[Call]) -> str
         return "its size is free"
     if math.prod(size or 1 for size in shape[1:-1]) == 1:
         return "there is one position only"
+    if len(shape) == 3 and _has_mask(source, calls[0].inputs[0]):
+        return "its positions have a mask, which pooling would heed"
     if any(len(source.calls[id(call.operation)]) > 1 for call in dense):
         return "a Dense behind it is called several times"
     if any(call.operation.kernel_constraint is not None for call in dense):
         return "the constraint of a kernel behind it would not hold for sums"
     return None
+
+
+def _has_mask(source: Source, tensor: Any) -> bool:
+    """Whether a layer before a tensor makes a mask that Keras passes on to it."""
+    waiting = [tensor]
+    while waiting:
+        call = source.producers.get(waiting.pop())
+        if call is None:
+            continue
+        layer = call.operation
+        if isinstance(layer, layers.Masking) or getattr(layer, "mask_zero", False):
+            return True
+        if getattr(layer, "supports_masking", False):
+            waiting += call.inputs
+    return False
 
 
 def _smaller(source: Source, flatten: Call, call: Call) -> Change:

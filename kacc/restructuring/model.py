@@ -14,7 +14,7 @@ from kacc.core.errors import UsageError
 from kacc.core.graph import require_built, trace
 from kacc.core.rebuild import Rebuild
 from kacc.core.rules import Rule, checked, resolve
-from kacc.core.samples import batches
+from kacc.core.samples import fitting
 from kacc.core.shown import change
 from kacc.restructuring import report as reporting
 from kacc.restructuring.activations import swap
@@ -155,10 +155,13 @@ def plan(
     """
     wanted = options_of(options)
     require_plain(model)
-    paths = list(dict.fromkeys(call.path for call in trace(model).calls))
+    graph = trace(model)
+    paths = list(dict.fromkeys(call.path for call in graph.calls))
     found = resolve(checked(rules), paths)
     skipped = frozenset(path for path, rule in found.items() if rule.skip)
-    samples = () if calibration is None else tuple(batches(calibration))
+    samples: Sequence[Any] = ()
+    if calibration is not None:
+        samples = fitting(model, graph, calibration, what="calibration")
     rows: list[LayerReport] = []
     before, new = cost(model), model
     for option in wanted:

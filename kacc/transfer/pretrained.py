@@ -62,9 +62,15 @@ def pretrained(
     """
     function = _function(name, options)
     _check(classes, input_shape, dropout)
+    activation = _activation(activation)
     path = None
     if weights is not None and weights != "imagenet":
         path = checked(weights, sha256)
+    elif sha256 is not None:
+        raise UsageError(
+            "`sha256` is of a file of weights",
+            received=f"weights={weights!r}, which are not checked by it",
+        )
     body = _made(
         function,
         weights="imagenet" if weights == "imagenet" else None,
@@ -86,7 +92,9 @@ def pretrained(
     x = body(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
-    outputs = layers.Dense(classes, activation=activation, name="head")(x)
+    # Probabilities and losses of 16 bits are too coarse, as Keras's guide says.
+    dtype = "float32" if _is_mixed() else None
+    outputs = layers.Dense(classes, activation, name="head", dtype=dtype)(x)
     return keras.Model(inputs, outputs, name=f"{body.name}_{classes}")
 
 
@@ -99,7 +107,15 @@ def _function(name: str, options: dict[str, Any]) -> Callable[..., keras.Model]:
             received=name,
             fix=f"They are: {', '.join(known)}",
         )
-    taken = {"weights", "include_top", "input_shape", "pooling", "classes"}
+    taken = {
+        "weights",
+        "include_top",
+        "input_shape",
+        "pooling",
+        "classes",
+        "input_tensor",
+    }
+
     allowed = set(inspect.signature(found).parameters) - taken
     unknown = set(options) - allowed
     if unknown:
@@ -119,6 +135,22 @@ def _made(function: Callable[..., keras.Model], **options: Any) -> keras.Model:
             "keras.applications must be able to make the model",
             received=str(error).strip().splitlines()[0],
         ) from error
+
+
+def _activation(given: Any) -> Any:
+    try:
+        return keras.activations.get(given)
+    except (TypeError, ValueError):
+        raise UsageError(
+            "`activation` must be one that Keras knows",
+            received=given,
+            fix="Pass 'softmax', or None for logits",
+        ) from None
+
+
+def _is_mixed() -> bool:
+    policy = keras.config.dtype_policy()
+    return bool(policy.compute_dtype != policy.variable_dtype)
 
 
 def _check(classes: Any, input_shape: Any, dropout: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ def checked(path: str | os.PathLike[str], sha256: str | None) -> Path:
     Raises:
         UsageError: if there is no such file, or its digest is another.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError("`weights` must be the path of a file", received=path)
+    if sha256 is not None and not isinstance(sha256, str):
+        raise UsageError("`sha256` must be hexadecimal digits", received=sha256)
     file = Path(path)
     if not file.is_file():
         raise UsageError("The file of weights must exist", received=os.fspath(path))
@@ -60,7 +65,9 @@ def load(body: keras.Model, whole: Callable[[], keras.Model], path: Path) -> Non
         return
     model = whole()
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings():  # of a file without a head, which is tried next
+            warnings.simplefilter("ignore")
+            model.load_weights(path)
     except Exception as with_head:
         try:
             body.load_weights(path)

@@ -179,6 +179,8 @@ def test_plain_again_it_loads_without_kacc(tmp_path):
         ({"start": "random"}, "`start` must be one of"),
         ({"per": "layer"}, "`per` must be one of"),
         ({"rules": ["stem"]}, "kacc.Rule"),
+        ({"rules": kacc.Rule("stem", skip=True)}, "kacc.Rule"),
+        ({"preserve_sparsity": "no"}, "True or False"),
         ({"rules": [kacc.Rule("nothing")]}, "must match a layer"),
     ],
 )
@@ -195,7 +197,28 @@ def test_a_model_without_kernels():
         kacc.cluster(model)
 
 
+def test_matrices_that_are_not_clustered_are_named():
+    layers = keras.layers
+    hidden = [layers.Embedding(9, 6, name="table"), layers.LSTM(4, name="memory")]
+    model = keras.Sequential([keras.Input((5,)), *hidden, layers.Dense(3, name="head")])
+    rules = [kacc.Rule("memory", skip=True)]
+    with pytest.warns(UserWarning, match="Embedding is not clustered") as said:
+        kacc.cluster(model, 4, rules=rules)
+    assert "memory" not in str(said[0].message)
+    assert clusters(model) == {"head": 4}
+
+
 def test_small_layers_are_left_alone_and_named():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="small")])
     with pytest.raises(UsageError, match="small: it has no more weights than clusters"):
         kacc.cluster(model)
+
+
+def test_a_shared_layer_has_rules_at_each_of_its_paths():
+    shared = keras.layers.Dense(8, name="shared")
+    inner = keras.Sequential([keras.Input((8,)), shared], name="inner")
+    inputs = keras.Input((8,))
+    outputs = keras.layers.Dense(4, name="head")(inner(shared(inputs)))
+    model = keras.Model(inputs, outputs)
+    kacc.cluster(model, 4, rules=[kacc.Rule("inner/.*", skip=True)])
+    assert clusters(model) == {"head": 4}

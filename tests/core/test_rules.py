@@ -1,5 +1,7 @@
 """Rules: which layers they are for, and which of several wins."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +55,29 @@ def test_every_path_gets_the_last_of_its_rules(given_rules):
     assert rules.from_config(rules.to_config(given_rules)) == tuple(given_rules)
 
 
+def test_operations_have_rules_by_any_of_their_paths():
+    shared, other = SimpleNamespace(), SimpleNamespace()
+    calls = [
+        SimpleNamespace(operation=shared, path="a"),
+        SimpleNamespace(operation=other, path="b"),
+        SimpleNamespace(operation=shared, path="inner/a"),
+    ]
+    first, second = Rule(r"inner/.*", skip=True), Rule("b", clusters=4)
+    chosen = rules.of_operations([first, second], calls)
+    assert chosen == {id(shared): first, id(other): second}
+    again = Rule("a", clusters=4)
+    assert rules.of_operations([first, again], calls)[id(shared)] is again
+    with pytest.raises(UsageError, match="must match a layer"):
+        rules.of_operations([Rule("c")], calls)
+
+
 @pytest.mark.parametrize("thing", ["head", ("head", True), None])
 def test_what_is_no_rule(thing):
     with pytest.raises(UsageError, match=r"must be kacc\.Rule objects"):
         rules.checked([Rule("head"), thing])
+
+
+@pytest.mark.parametrize("thing", [Rule("head"), None, 3])
+def test_rules_are_several(thing):
+    with pytest.raises(UsageError, match=r"must be kacc\.Rule objects"):
+        rules.checked(thing)

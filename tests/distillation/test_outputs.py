@@ -47,6 +47,27 @@ def test_by_the_loss(loss, kind):
     assert kinds_of(one) == kind
 
 
+def test_each_output_by_its_own_loss():
+    """Values beside logits are no logits: of one alone they would teach nothing."""
+    logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    inputs = keras.Input((4,))
+    a = layers.Dense(2, name="a")(inputs)
+    b = layers.Dense(1, name="b")(inputs)
+    for outputs, loss in (
+        ({"a": a, "b": b}, {"a": logits, "b": "mse"}),
+        ([a, b], {"a": logits, "b": "mse"}),
+        ([a, b], [logits, "mse"]),
+        ([a, b], [logits, None]),
+        ([a, b], {"a": logits}),
+    ):
+        one = keras.Model(inputs, outputs)
+        one.compile("sgd", loss)
+        assert keras.tree.flatten(kinds_of(one)) == ["logits", "values"]
+    one = keras.Model(inputs, [a, b])
+    one.compile("sgd", logits)
+    assert kinds_of(one) == ["logits", "logits"]
+
+
 def test_operators_and_structures():
     inputs = keras.Input((4,))
     outputs = {"a": ops.softmax(layers.Dense(2)(inputs)), "b": [ops.sigmoid(inputs)]}

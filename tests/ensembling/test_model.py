@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import kacc
@@ -10,6 +11,7 @@ from kacc.ensembling.functional import least_squares_weights, mixture_weights
 RANDOM = np.random.default_rng(0)
 X = RANDOM.uniform(0, 255, (24, 8, 8, 3)).astype("float32")
 Y = RANDOM.integers(0, 3, 24)
+UNLABELED = tf.data.Dataset.from_tensor_slices(X).batch(8)
 
 
 def member(seed, width=4, scale=1 / 255, activation="softmax"):
@@ -52,9 +54,9 @@ def predictions(models):
 
 def test_the_average_is_the_mean_of_the_answers():
     models = [member(0), member(1, width=6), subclassed(2)]
-    both = kacc.ensemble(models)
-    found = both.predict(X, verbose=0)
-    np.testing.assert_allclose(found, np.mean(predictions(models), 0), atol=1e-6)
+    for given in (models, models[::-1]):  # the first one says what the inputs are like
+        found = kacc.ensemble(given).predict(X, verbose=0)
+        np.testing.assert_allclose(found, np.mean(predictions(models), 0), atol=1e-6)
 
 
 def test_members_are_copied():
@@ -182,9 +184,49 @@ def test_values_are_stacked_by_a_linear_head():
     assert stacked.layers[-1].activation is keras.activations.linear
 
 
-def test_data_may_be_a_dataset():
-    import tensorflow as tf
+def head_of(answers, labels):
+    """A stacked head on members that answer what they are given."""
+    inputs = keras.Input((len(answers), *answers[0].shape[1:]))
+    members = [keras.Model(inputs, inputs[:, i]) for i in range(len(answers))]
+    data = np.stack(answers, 1), labels
+    return kacc.ensemble(members, "stacked", data=data, epochs=1), data[0]
 
+
+def test_two_classes_by_one_probability_are_stacked_by_a_sigmoid():
+    one = np.random.default_rng(0).uniform(size=(200, 1)).astype("float32")
+    stacked, x = head_of([one, one], (one[:, 0] > 0.5).astype(int))
+    answers = stacked.predict(x, verbose=0)
+    assert np.all((answers > 0) & (answers < 1))
+    assert np.mean((answers > 0.5) == (one > 0.5)) > 0.95
+
+
+def test_logits_are_weighed_and_stacked_as_such():
+    """Logits of good members may be negative, which no probability is."""
+    y = np.arange(30) % 3
+    good = (6 * np.eye(3)[y] - 9).astype("float32")
+    bad = (6 * np.eye(3)[(y + 1) % 3] + 9).astype("float32")
+    stacked, x = head_of([good, good], y)
+    answers = stacked.predict(x, verbose=0)
+    powers = np.exp(good + 9)
+    np.testing.assert_allclose(answers, powers / powers.sum(1, keepdims=True), atol=0.1)
+    inputs = keras.Input((2, 3))
+    members = [keras.Model(inputs, inputs[:, i]) for i in range(2)]
+    x = np.stack([good, bad], 1)
+    both = kacc.ensemble(members, "weighted", data=(x, y))
+    np.testing.assert_allclose(both.predict(x, verbose=0), good, atol=0.1)
+
+
+def test_weights_of_two_classes_are_those_that_labels_are_most_likely_under():
+    y = np.random.default_rng(0).integers(0, 2, 50)
+    sure, unsure = np.where(y, 0.9, 0.1)[:, None], np.full((50, 1), 0.5)
+    inputs = keras.Input((2, 1))
+    members = [keras.Model(inputs, inputs[:, i]) for i in range(2)]
+    x = np.stack([sure, unsure], 1).astype("float32")
+    both = kacc.ensemble(members, "weighted", data=(x, y))
+    np.testing.assert_allclose(both.predict(x, verbose=0), sure, atol=0.01)
+
+
+def test_data_may_be_a_dataset():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     models = [member(0), member(1)]
     one = kacc.ensemble(models, "weighted", data=data)
@@ -192,6 +234,13 @@ def test_data_may_be_a_dataset():
     np.testing.assert_allclose(
         one.predict(X, verbose=0), two.predict(X, verbose=0), atol=1e-5
     )
+
+
+def test_weights_of_several_outputs_are_not_found():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(3)(inputs)])
+    with pytest.raises(UsageError, match="models of one output"):
+        kacc.ensemble([model, model], "weighted", data=(np.ones((2, 4)), np.ones(2)))
 
 
 def test_structures_of_outputs():
@@ -250,6 +299,19 @@ def test_distilled_back_into_one():
         (lambda m: kacc.ensemble(m, weights=[1, 1]), 'method="weighted"'),
         (lambda m: kacc.ensemble(m, "stacked", data=X), r"must be \(x, y\) arrays"),
         (lambda m: kacc.ensemble(m, "stacked", data=(X, Y[:3])), "a label for each"),
+        (lambda m: kacc.ensemble(m, "stacked", data=(X, Y - 1)), "from 0 to 2, or one"),
+        (
+            lambda m: kacc.ensemble(m, "weighted", data=(X, Y + 1)),
+            "from 0 to 2, or one",
+        ),
+        (lambda m: kacc.ensemble(m, "weighted", data=(X, Y + 0.5)), "whole numbers"),
+        (lambda m: kacc.ensemble(m, "weighted", data=(X, np.eye(4)[Y])), "labels of"),
+        (
+            lambda m: kacc.ensemble(m, "weighted", data=UNLABELED),
+            r"batches of \(x, y\)",
+        ),
+        (lambda m: kacc.ensemble(m, "weighted", weights=["a", 1]), "`weights` must be"),
+        (lambda m: kacc.ensemble(m, "stacked", data=(X, Y), epochs=0), "`epochs`"),
     ],
 )
 def test_wrong_calls(call, said):

@@ -343,7 +343,15 @@ BAD = [
     ({"macs": 0.5, "round_to": 0}, "`round_to` must be a positive integer"),
     ({"macs": 0.5, "rules": ["stem"]}, "`rules` must be kacc.Rule objects"),
     ({"macs": 0.5, "rules": [kacc.Rule("stem", skip=True)]}, "must match a layer"),
+    ({"macs": 0.5, "rules": kacc.Rule("stem", skip=True)}, "must be kacc.Rule objects"),
     ({"macs": 0.5, "calibration": np.zeros((0, 8))}, "must hold samples"),
+    ({"macs": 0.5, "calibration": np.zeros((4, 7))}, "must fit the inputs"),
+    ({"macs": 0.5, "calibration": [np.zeros((4, 8))] * 2}, "must fit the inputs"),
+    (
+        {"macs": 0.5, "calibration": np.full((4, 8), np.nan)},
+        "must hold finite numbers",
+    ),
+    ({"macs": 0.5, "calibration": "images"}, "must be arrays"),
 ]
 
 

@@ -60,6 +60,18 @@ def test_two_dense_layers_may_read_what_is_flattened():
     assert [layer.kernel.shape for layer in new.layers[-2:]] == [(4, 2), (4, 5)]
 
 
+@pytest.mark.parametrize("passes", [True, False])
+def test_heads_on_masked_words_are_left_alone(passes):
+    """Pooling would leave the masked positions out, which Flatten takes as they are."""
+    inputs = keras.Input((6,))
+    x = layers.Embedding(9, 4, mask_zero=True)(inputs)
+    x = layers.Dropout(0.1)(x) if passes else layers.Conv1D(4, 1)(x)
+    outputs = layers.Dense(2)(layers.Flatten()(x))
+    (row, *_) = plan(keras.Model(inputs, outputs), "global_pooling_head").layers
+    assert ("have a mask" in row.reason) == passes
+    assert bool(row.done) != passes
+
+
 def _several(kind):
     inputs = keras.Input((3, 3, 4))
     flat = layers.Flatten(name="flat")

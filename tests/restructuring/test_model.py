@@ -165,6 +165,7 @@ def test_wrong_options_are_refused(options, words):
         (lambda: RoundChannels(8.0), "whole number, at least 1"),
         (lambda: Width(0), "above 0"),
         (lambda: Width("half"), "above 0"),
+        (lambda: Width(float("inf")), "above 0"),
         (lambda: Width(0.5, round_to=0), "whole number, at least 1"),
         (lambda: Width(0.5, weights="random"), "'fresh' or 'leading'"),
         (lambda: InsertBatchNormalization(momentum=1.0), "momentum"),
@@ -175,6 +176,10 @@ def test_wrong_configs_are_refused_with_one_line(make, words):
     with pytest.raises(kacc.UsageError, match=words) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_are_numbers():
+    assert InsertBatchNormalization(momentum=0, epsilon=1).epsilon == 1
 
 
 def test_wrong_models_rules_and_samples_are_refused():
@@ -193,6 +198,18 @@ def test_wrong_models_rules_and_samples_are_refused():
             models.convolutional(),
             "separable_convolutions",
             calibration=np.zeros((0, *models.SHAPE)),
+        )
+    with pytest.raises(kacc.UsageError, match="`calibration` must fit the inputs"):
+        kacc.restructure(
+            models.convolutional(),
+            "separable_convolutions",
+            calibration=np.zeros((4, 9, *models.SHAPE[1:])),
+        )
+    with pytest.raises(kacc.UsageError, match="finite numbers"):  # not weights of NaN
+        kacc.restructure(
+            models.convolutional(),
+            "separable_convolutions",
+            calibration=np.full((4, *models.SHAPE), np.nan),
         )
 
 

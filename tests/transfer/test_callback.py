@@ -131,7 +131,11 @@ def test_a_schedule_keeps_its_rates():
 
 
 @pytest.mark.parametrize(
-    "wrong", [(-1,), (1.5,), (True,), (1, 0), (1, None, 0), (1, None, 1.5)]
+    "wrong",
+    [
+        *((-1,), (1.5,), (True,), (1, 0), (1, "1e-4"), (1, True)),
+        *((1, None, 0), (1, None, 1.5), (1, None, "half")),
+    ],
 )
 def test_wrong_arguments(wrong):
     with pytest.raises(UsageError, match=r"`(start_epoch|learning_rate|share)`"):

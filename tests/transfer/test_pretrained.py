@@ -28,6 +28,7 @@ def files(tmp_path_factory):
     return folder, body
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("name", ["whole.weights.h5", "body.weights.h5", "whole.keras"])
 def test_files_with_and_without_a_head(files, name):
     folder, body = files
@@ -122,6 +123,7 @@ def test_the_result_is_plain_and_converts_to_int8(files, tmp_path):
         ((None, 5), "must be a model of keras.applications"),
         (("MobileNet", 0), "`classes`"),
         (("MobileNet", 5, "no.weights.h5"), "must exist"),
+        (("MobileNet", 5, 5), "path of a file"),
     ],
 )
 def test_wrong_arguments(arguments, said):
@@ -137,12 +139,27 @@ def test_wrong_arguments(arguments, said):
         ({"input_shape": (32, 32)}, "`input_shape`"),
         ({"input_shape": (32, 32, 1)}, "`input_shape`"),
         ({"dropout": 1.0}, "`dropout`"),
+        ({"activation": "softmix"}, "`activation`"),
+        ({"input_tensor": keras.Input((32, 32, 3))}, "must take the options"),
+        ({"sha256": "ab"}, "`sha256` is of a file"),  # nothing that it would check
+        ({"weights": "imagenet", "sha256": "ab"}, "`sha256` is of a file"),
+        ({"weights": __file__, "sha256": 5}, "hexadecimal"),
         ({"input_shape": (8, 8, 3)}, "must be able to make the model"),
     ],
 )
 def test_wrong_options(options, said):
     with pytest.raises(UsageError, match=said):
         kacc.pretrained("MobileNet", 5, **options)
+
+
+def test_in_mixed_precision_the_answers_are_of_32_bits():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = kacc.pretrained("MobileNet", 5, **SMALL)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.output.dtype == "float32"
+    assert model.layers[1].compute_dtype == "bfloat16"
 
 
 def test_files_of_another_architecture(files, tmp_path):

@@ -17,7 +17,7 @@ from kacc.core.cost import cost_called
 from kacc.core.errors import UsageError
 from kacc.core.graph import require_built
 from kacc.core.rules import Rule
-from kacc.core.samples import batches
+from kacc.core.samples import fitting
 from kacc.pruning.channels import importance as scoring
 from kacc.pruning.channels.ledger import Ledger
 from kacc.pruning.channels.rebuild import Rebuild
@@ -197,7 +197,7 @@ def plan_channels(
     check_options(importance, round_to, scope, data)
     wanted = budget_of(**budget)
     found = dependencies(model, rules)
-    samples = list(batches(data)) if importance in NEEDS_DATA else []
+    samples = fitting(model, found.graph, data) if importance in NEEDS_DATA else []
     scores = score(found, importance, samples)
     planner = Planner(found, scores, importance in NEEDS_DATA, round_to, scope)
     kept, achieved = planner.meet(wanted)
