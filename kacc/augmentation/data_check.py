@@ -75,6 +75,7 @@ class DataCheck:
         ]
         counts = (
             ("cannot be read", lambda s: len(s.unreadable)),
+            ("turned by EXIF data", lambda s: len(s.rotated)),
             ("NaN or infinite", lambda s: len(s.not_finite)),
             ("of one value alone", lambda s: len(s.constant)),
             ("copies of others", lambda s: s.copies),
@@ -96,12 +97,13 @@ _MOST_CLASSES = 30  # beyond, the table would be a list
 def check(train: Any, validation: Any = None, *, limit: int | None = None) -> DataCheck:
     """Looks for what is wrong with data: one pass, a batch in memory at a time.
 
-    It finds files that are no images or broken; NaN and infinite values; samples of one
-    value alone; samples that are equal to the last bit, within and across training and
-    validation data, and those of them whose labels differ; classes that are rare, or
-    that only one of the sets has; ranges of values, shapes and labels in which the sets
-    differ. Of samples equal in all but their type (uint8 and float) it knows that they
-    are equal; of rescaled or recompressed ones not.
+    It finds files that are no images or broken; photos that lie on their side, since
+    neither kacc nor Keras turns them as their EXIF data says; NaN and infinite values;
+    samples of one value alone; samples that are equal to the last bit, within and
+    across training and validation data, and those of them whose labels differ; classes
+    that are rare, or that only one of the sets has; ranges of values, shapes and labels
+    in which the sets differ. Of samples equal in all but their type (uint8 and float)
+    it knows that they are equal; of rescaled or recompressed ones not.
 
     Args:
         train: the path of a folder, with a sub-folder for each class or without;
@@ -165,6 +167,11 @@ def _problems(what: str, one: Summary) -> list[str]:
     found: list[str] = [*one.remarks]
     for names, singular, plural in (
         (one.unreadable, "file cannot be read", "files cannot be read"),
+        (
+            one.rotated,
+            "image lies on its side: its EXIF rotation is ignored; turn the pixels",
+            "images lie on their side: their EXIF rotation is ignored; turn the pixels",
+        ),
         (
             one.not_finite,
             "sample has NaN or infinite values",

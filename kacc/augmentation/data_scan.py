@@ -35,6 +35,7 @@ class Summary:
         duplicates: groups of equal samples.
         conflicts: groups of equal samples with different labels.
         wrong_labels: samples whose label is NaN or infinite.
+        rotated: JPEG files whose EXIF data says that they are to be turned.
         remarks: what is wrong with a folder.
         is_folder: whether samples are files, of any size.
     """
@@ -52,6 +53,7 @@ class Summary:
     duplicates: tuple[tuple[Name, ...], ...]
     conflicts: tuple[tuple[Name, ...], ...]
     wrong_labels: tuple[Name, ...]
+    rotated: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     is_folder: bool = False
 
@@ -114,6 +116,7 @@ class Scan:
             duplicates=_sorted(_sorted(names) for names in self.groups.values()),
             conflicts=_sorted(_sorted(self.groups[key]) for key in self.conflicts),
             wrong_labels=_sorted(self.wrong_labels),
+            rotated=_sorted(self.stream.rotated),
             remarks=tuple(self.stream.remarks),
             is_folder=self.stream.is_folder,
         )

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kacc.augmentation import decoding, folders
+from kacc.augmentation import decoding, exif, folders
 from kacc.augmentation.progress import Progress
 from kacc.core.errors import UsageError
 
@@ -50,6 +50,7 @@ class Stream:
         class_names: by number; empty if there are none.
         is_folder: whether samples are files, which may have any size.
         unread: after reading, the files that cannot be read.
+        rotated: after reading, those whose EXIF data says that they are to be turned.
         remarks: what is wrong with the folder itself.
     """
 
@@ -57,6 +58,7 @@ class Stream:
     class_names: tuple[str, ...] = ()
     is_folder: bool = False
     unread: list[str] = field(default_factory=list)
+    rotated: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -116,6 +118,8 @@ def _files(
     text = f"reading {what}"
     for index, image in decoding.readable(listing, 0, lambda pixels: pixels, text):
         found.add(index)
+        if exif.is_rotated(listing.paths[index]):
+            result.rotated += listing.names([index])
         labels = [np.array([numbers[index]])] if numbers else []
         yield Batch(listing.names([index]), [image[None]], labels)  # type: ignore[arg-type]
     missing = [index for index in range(len(listing)) if index not in found]

@@ -58,7 +58,9 @@ def flow_from_directory(
     The arguments are those of `keras.utils.image_dataset_from_directory`, and four
     more. Images are decoded in parallel, resized, cached if asked for, shuffled over
     the whole folder (not within a window), batched, augmented, and fetched ahead.
-    Pixels are whole numbers from 0 to 255; rotations noted in EXIF data are ignored.
+    Pixels are whole numbers from 0 to 255; rotations noted in EXIF data are ignored, as
+    Keras does: `kacc.augmentation.check` names such files, and PIL's
+    `ImageOps.exif_transpose` turns their pixels.
 
     Args:
         directory: the folder. Images in folders inside of a class's folder belong to

@@ -21,6 +21,9 @@ BEFORE = "pre_activation"
 # The tensor of an activation of several operators that is the relu of its input.
 RECTIFIED = "positive"
 
+# The activations that other operators can end in.
+RELUS = ("relu", "relu6")
+
 
 class Output(Enum):
     """What the integer file does with the output of a layer."""

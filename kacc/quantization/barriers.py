@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kacc.core import registry
 from kacc.core.graph import Call, Graph, Tensor
-from kacc.core.registry import LayerSpec, Output
+from kacc.core.registry import RELUS, LayerSpec, Output
 
 # Starts the names of these operations.
 BARRIER = "kacc_float"
@@ -78,8 +78,9 @@ def barred_inputs(
         return []
     if spec.joins_grids:
         return _requantized(call, ranges, readers)
-    if _rectifies_copy(call, spec, readers) and call.inputs[0] in ranges:
-        return [0]
+    crossed = (_rectifies_copy, _rectifies_moved)
+    if any(found(call, spec, readers) for found in crossed):
+        return [0] if call.inputs[0] in ranges else []
     return _alike(call, spec, ranges)
 
 
@@ -107,6 +108,26 @@ def _rectifies_copy(call: Call, spec: LayerSpec, readers: Readers) -> bool:
         return False
     producer = readers.source(call.inputs[0])
     return producer is not None and is_copied(producer)
+
+
+def _rectifies_moved(call: Call, spec: LayerSpec, readers: Readers) -> bool:
+    """Whether the converter may take a relu before what moves or averages its input.
+
+    A pooling swallows the relu behind it, and others change places with it: then the
+    relu's range is where the model has another one, also before an average. What is
+    known by a relu inside is torn apart.
+    """
+    if not spec.sole_relu and not _is_relu(call, spec):
+        return False
+    producer = readers.source(call.inputs[0])
+    before = None if producer is None else registry.find(producer.operation)
+    return before is not None and before.output in (Output.SAME, Output.ROUNDED)
+
+
+def _is_relu(call: Call, spec: LayerSpec) -> bool:
+    if spec.activation is None or spec.weights:
+        return False
+    return spec.activation(call.operation) in RELUS
 
 
 def _alike(

@@ -14,9 +14,7 @@ from typing import Any
 
 from kacc.core import registry
 from kacc.core.graph import Call, Graph, Tensor
-from kacc.core.registry import LayerSpec, Output, RangeSpec
-
-_RELUS = ("relu", "relu6")
+from kacc.core.registry import RELUS, LayerSpec, Output, RangeSpec
 
 
 class _On(Enum):
@@ -274,7 +272,7 @@ class _Placer:
         if self.reasons[call] or spec is None or spec.weights or not spec.activation:
             return None
         name = spec.activation(call.operation)
-        return name if name in _RELUS else None
+        return name if name in RELUS else None
 
     def _only_consumer(self, call: Call) -> Call | None:
         """The one call that reads the output, if there is just one and no other use."""

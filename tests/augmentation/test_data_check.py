@@ -1,6 +1,7 @@
 """What `check` finds in data of all forms, and that it finds nothing in sound data."""
 
 import io
+import struct
 import tracemalloc
 
 import keras
@@ -13,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import kacc
-from kacc.augmentation import check
+from kacc.augmentation import check, exif
 
 RNG = np.random.default_rng(0)
 
@@ -293,6 +294,58 @@ def test_faults_of_folders_are_found_by_name(folder):
         "train: 1 sample is a copy of another: cats/a.png = dogs/b.bmp",
         "train: equal samples have different labels: cats/a.png = dogs/b.bmp",
     )
+
+
+def photo(path, orientation, before=b""):
+    """A JPEG file that says how it is to be turned, as PIL writes it."""
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    if orientation is not None:
+        exif[0x0112] = orientation
+    image = Image.fromarray(images(1, (8, 12, 3))[0])
+    image.save(path, exif=exif)
+    if before:
+        data = path.read_bytes()
+        path.write_bytes(data[:2] + before + data[2:])
+
+
+@pytest.mark.parametrize("before", [b"", b"\xff\xfe\x00\x06note"])
+@pytest.mark.parametrize("value", [None, *range(10)])
+def test_the_rotation_of_a_photo_is_read_as_pil_reads_it(value, before, tmp_path):
+    path = tmp_path / "photo.jpg"
+    photo(path, value, before)
+    wanted = Image.open(path).getexif().get(0x0112, 1)
+    assert exif.is_rotated(path) == (wanted in range(2, 9))
+    assert exif.orientation(path.read_bytes()) == (wanted if 0 < wanted < 9 else 1)
+
+
+def test_the_rotation_is_read_in_either_order_of_bytes():
+    for order, mark in (("<", b"II*\0"), (">", b"MM\0*")):
+        entry = struct.pack(f"{order}IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0)
+        body = b"Exif\0\0" + mark + entry
+        segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+        assert exif.orientation(b"\xff\xd8" + segment) == 6
+
+
+@given(st.binary(max_size=60))
+def test_the_rotation_of_a_broken_file_is_none(tail):
+    head = b"\xff\xd8\xff\xe1\x00\x30Exif\0\0II*\0"
+    assert 1 <= exif.orientation(head + tail) <= 8
+    assert exif.orientation(tail.replace(b"\xff\xd8", b"")) == 1
+
+
+def test_photos_that_lie_on_their_side_are_named(folder):
+    photo(folder / "cats" / "upright.jpg", 1)
+    photo(folder / "cats" / "side.jpg", 6)
+    found = check(folder)
+    assert found.train.rotated == ("cats/side.jpg",)
+    assert found.problems == (
+        "train: 1 image lies on its side: its EXIF rotation is ignored; turn the "
+        "pixels: cats/side.jpg",
+    )
+    photo(folder / "dogs" / "head.jpg", 3)
+    assert "2 images lie on their side" in check(folder).problems[0]
+    assert check(images()).train.rotated == ()
 
 
 def test_folders_against_each_other_and_against_arrays(folder, tmp_path_factory):

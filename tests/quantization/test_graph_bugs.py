@@ -93,6 +93,17 @@ def pooled_for_a_concatenation_and_as_an_output(image):
     return [pooled, layers.Concatenate()([pooled, layers.Conv2D(2, 2, strides=2)(x)])]
 
 
+def transposed_convolution_of_many_channels(image):
+    """Vector instructions take the first eight, and round halves up."""
+    gelu = layers.Conv2DTranspose(8, 2, activation="gelu")
+    return [layers.Conv2DTranspose(12, 3)(image), gelu(image)]
+
+
+def prelu_after_a_permutation(image):
+    """The converter must not tear it apart, which leaves floats."""
+    return layers.PReLU()(layers.Permute((2, 1, 3))(layers.Conv2D(3, 1)(image)))
+
+
 GRAPHS = [
     clip_beside_another_reader,
     clip_alone,
@@ -104,6 +115,8 @@ GRAPHS = [
     transposed_convolution_of_a_sequence,
     pooled_for_a_concatenation_and_others,
     pooled_for_a_concatenation_and_as_an_output,
+    transposed_convolution_of_many_channels,
+    prelu_after_a_permutation,
 ]
 
 
@@ -111,6 +124,109 @@ GRAPHS = [
 def test_graphs_equal_their_file(build, tmp_path):
     image = keras.Input(SHAPE)
     assert_equals_file(*quantized(build(image), image), tmp_path)
+
+
+def averaged_sequence(x):
+    return layers.AveragePooling1D(2)(layers.Reshape((-1, x.shape[-1]))(x))
+
+
+def shared_pooling(x):
+    """Of whose calls one is read by a relu."""
+    pool = layers.MaxPooling2D(2)
+    return layers.ReLU()(pool(x)), pool(layers.Conv2D(4, 1)(x))
+
+
+MOVES = {
+    "max": lambda x: layers.MaxPooling2D(2)(x),
+    "average": lambda x: layers.AveragePooling2D(2)(x),
+    "max of a sequence": lambda x: layers.MaxPooling1D(2)(layers.Reshape((-1, 4))(x)),
+    "average of a sequence": averaged_sequence,
+    "largest": lambda x: layers.GlobalMaxPooling2D()(x),
+    "flatten": lambda x: layers.Flatten()(x),
+    "reshape": lambda x: layers.Reshape((4, 9, -1))(x),
+    "permute": lambda x: layers.Permute((2, 1, 3))(x),
+    "pad": lambda x: layers.ZeroPadding2D(1)(x),
+    "crop": lambda x: layers.Cropping2D(1)(x),
+    "nearest": lambda x: layers.UpSampling2D(2)(x),
+    "bilinear": lambda x: layers.UpSampling2D(2, interpolation="bilinear")(x),
+    "max and flatten": lambda x: layers.Flatten()(layers.MaxPooling2D(2)(x)),
+    "max and dropout": lambda x: layers.Dropout(0.1)(layers.MaxPooling2D(2)(x)),
+    "concatenation": lambda x: layers.Concatenate()([x, layers.Conv2D(2, 1)(x)]),
+}
+
+BEFORE = {
+    "conv": lambda x: layers.Conv2D(4, 3, padding="same")(x),
+    "dense": lambda x: layers.Dense(4)(x),
+    "input": lambda x: x,
+    "sum": lambda x: layers.Add()([layers.Conv2D(4, 1)(x), layers.Dense(4)(x)]),
+}
+
+
+def relu_after(before, move, relu):
+    """What a relu makes of moved values, and two readers of it."""
+
+    def build(image):
+        y = relu(MOVES[move](BEFORE[before](image)))
+        return [layers.Dense(3)(y), layers.Dense(2)(y)]
+
+    return build
+
+
+def beside_another_reader(image):
+    x = layers.AveragePooling2D(2)(layers.Conv2D(4, 3)(image))
+    return [layers.Dense(2)(layers.ReLU()(x)), layers.Dense(2)(x)]
+
+
+def of_a_shared_pooling(image):
+    y, z = shared_pooling(layers.Conv2D(4, 3)(image))
+    return [layers.Dense(2)(y), layers.Dense(2)(z)]
+
+
+RELUS = {
+    **{
+        f"{before}, {move}": relu_after(before, move, relu)
+        for before, moves, relu in [
+            ("conv", MOVES, lambda x: layers.Activation("relu")(x)),
+            ("dense", ["max", "average", "permute"], lambda x: layers.ReLU(6.0)(x)),
+            ("input", ["max", "average", "permute"], lambda x: layers.ReLU()(x)),
+            ("sum", ["max", "average of a sequence", "permute"], ops.relu),
+        ]
+        for move in moves
+    },
+    "beside another reader": beside_another_reader,
+    "of a shared pooling": of_a_shared_pooling,
+}
+
+
+@pytest.fixture(scope="module")
+def rectified(tmp_path_factory):
+    """What the file makes of all of them, and what the model simulates."""
+    images = [keras.Input(SHAPE, name=f"image_{i}") for i in range(len(RELUS))]
+    outputs = {
+        f"{i}_{n}": y
+        for i, build in enumerate(RELUS.values())
+        for n, y in enumerate(build(images[i]))
+    }
+    model = keras.Model(images, outputs)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        variable.assign(rng.uniform(-1.0, 1.0, variable.shape))
+    x = [rng.normal(size=(48, *SHAPE)).astype("float32") for _ in images]
+    calibrate(kacc.quantize(model), [x])
+    path = tmp_path_factory.mktemp("rectified") / "model.tflite"
+    artifact = kacc.convert(model, path, "tflite-int8")
+    wider = [1.3 * array for array in x]
+    return artifact.predict(wider), kacc.simulate(model)(wider)
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_relus_after_what_moves_values_stay_there(name, rectified):
+    """The converter would take them before it, and fuse them, with their range."""
+    number = list(RELUS).index(name)
+    for n in range(2):
+        file, model = (outputs[f"{number}_{n}"] for outputs in rectified)
+        np.testing.assert_array_equal(file, model)
+        assert len(np.unique(file)) > 30
 
 
 def test_shapes_of_outputs_are_read_from_integers(tmp_path):

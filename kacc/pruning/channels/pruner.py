@@ -23,6 +23,7 @@ from kacc.pruning.channels.ledger import Ledger
 from kacc.pruning.channels.rebuild import Rebuild
 from kacc.pruning.channels.reconstruction import reconstruction
 from kacc.pruning.channels.refit import refit
+from kacc.pruning.channels.rounding import Rounding
 from kacc.pruning.channels.selection import (
     TOLERANCE,
     approach,
@@ -74,7 +75,10 @@ def prune_channels(
             (needs `data` with labels), "reconstruction" (needs `data`; what is left of
             the kernels is then refitted to it, so that little fine-tuning is needed),
             or a callable that gives scores for each group of a `DependencyGraph`.
-        round_to: layers keep a multiple of so many channels, or all.
+        round_to: each layer keeps a multiple of so many channels, or all that it has:
+            of 12 a layer keeps 8 or 12 where this is 8, of 7 all. If its channels go
+            in several groups, as behind a split, the sum counts; a layer that cannot
+            come to a multiple so keeps all.
         scope: "global" removes the least important channels wherever they are, "local"
             nearly the same share everywhere.
         data: samples that the last two kinds of importance are measured on, up to 512:
@@ -270,6 +274,7 @@ class Planner:
         self.scope = scope
         self.steps = [group.step(round_to) for group in found.groups]
         self.widths = np.array([len(group.classes) for group in found.groups], int)
+        self.rounding = Rounding(found, self.steps, round_to)
         self._ledgers: dict[str, Ledger] = {}
 
     def meet(self, budget: Budget) -> tuple[np.ndarray, float]:
@@ -292,12 +297,21 @@ class Planner:
         )
         worth = np.maximum(worth, 1e-12)
         chunks = [
-            [chunk for chunk in group if chunk.before <= start[chunk.group]]
+            [
+                chunk
+                for chunk in group
+                if chunk.before <= start[chunk.group]
+                and not self.rounding.fixed[chunk.group]
+            ]
             for group in chunks_of(self.found.groups, self.scores, self.steps, worth)
         ]
         target = share * ledger.cost(self.widths)
-        kept = SCOPES[self.scope](start, chunks, ledger.cost, target)
-        return approach(kept, chunks, ledger.cost, target)
+
+        def cost(kept: np.ndarray) -> float:
+            return ledger.cost(self.rounding(kept))
+
+        kept = SCOPES[self.scope](start, chunks, cost, target)
+        return self.rounding(approach(kept, chunks, cost, target))
 
     def share(self, name: str, kept: np.ndarray) -> float:
         """The share of a named cost that is left."""

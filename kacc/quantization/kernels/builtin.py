@@ -33,7 +33,7 @@ class BuiltIn:
     _products: ClassVar[dict[str, Callable[..., Any]]] = {
         "conv": fixed_point.multiply_halves_up,
         "grouped": fixed_point.multiply_twice_rounded,
-        "transpose": fixed_point.multiply_twice_rounded,
+        "transpose": in_blocks(8),
         "depthwise": in_blocks(8),
         "dense": fixed_point.multiply_halves_up,
     }

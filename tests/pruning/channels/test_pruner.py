@@ -7,6 +7,7 @@ from keras import layers
 
 import kacc
 from kacc.core import cost
+from kacc.pruning.channels.pruner import plan_channels
 from tests.core import models as small_models
 
 
@@ -102,3 +103,45 @@ def test_models_with_transforms_and_unbuilt_ones_are_refused():
         kacc.prune_channels(kacc.quantize(small_models.small()), macs=0.5)
     with pytest.raises(kacc.UsageError, match="must be built"):
         kacc.prune_channels(keras.Sequential([layers.Dense(2)]), macs=0.5)
+
+
+def _sum_of_branches(width, *branches):
+    """A dense layer whose units are added to those of others, side by side."""
+    x = keras.Input((16,))
+    parts = [keras.layers.Dense(n, name=f"part_{n}")(x) for n in branches]
+    y = keras.layers.Dense(width, name="whole")(x) + keras.ops.concatenate(parts, -1)
+    return keras.Model(x, keras.layers.Dense(2, name="head")(y))
+
+
+def _split(width, first):
+    x = keras.Input((16,))
+    y = keras.layers.Dense(width, name="whole")(x)
+    a, b = y[:, :first], y[:, first:]
+    heads = [keras.layers.Dense(n)(part) for n, part in ((32, a), (2, b))]
+    return keras.Model(x, heads)
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize(
+    ("model", "round_to", "possible"),
+    [
+        (lambda: _sum_of_branches(7, 3, 4), 2, {7, 6, 4}),
+        (lambda: _sum_of_branches(7, 1, 6), 2, {7}),
+        (lambda: _sum_of_branches(20, 16, 4), 8, {20}),
+        (lambda: _sum_of_branches(30, 18, 12), 4, {30, *range(4, 30, 4)}),
+        (lambda: _split(6, 3), 2, {6, 4}),
+        (lambda: _split(58, 29), 8, {58, *range(8, 58, 8)}),
+    ],
+    ids=["7=3+4", "7=1+6", "20=16+4", "30=18+12", "6=3|3", "58=29|29"],
+)
+def test_layers_of_several_groups_keep_a_multiple_or_all(
+    model, round_to, possible, scope
+):
+    model = model()
+    seen = set()
+    for share in (1.0, 0.95, 0.85, 0.7, 0.5, 0.3):
+        plan = plan_channels(model, params=share, round_to=round_to, scope=scope)
+        smaller = plan.build()
+        seen.add(smaller.get_layer("whole").units)
+    assert seen <= possible
+    assert len(seen) >= min(2, len(possible))  # they are cut where they can be
