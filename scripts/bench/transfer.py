@@ -139,7 +139,11 @@ def _train(
     data = data.batch(settings.batch).map(
         lambda x, y: (tf.image.random_flip_left_right(x), y)
     )
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    rate: Any = RATES[0]
+    if not way.pretrained:
+        steps = settings.epochs * len(data)
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     callbacks = []
     if way.pretrained and way.unfrozen:
         start = min(2, settings.epochs - 1)
