@@ -134,6 +134,7 @@ def test_everything_in_one_fit_is_what_the_file_has(mask_zero, tmp_path):
     assert clusters(model)["table"] <= 8
     artifact = kacc.convert(model, tmp_path / "m.tflite", "tflite-int8")
     assert kacc.parity(model, artifact, X).equal == 1.0
+    assert artifact.sparsity > 0.6
     table = table_of(kacc.strip(model))
     assert not attach.is_attached(model)
     assert (table == 0).mean() >= 0.75
