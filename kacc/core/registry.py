@@ -219,8 +219,8 @@ def tables(operation: Any) -> Iterator[tuple[Weight, Any]]:
         or is a sum (LoRA).
     """
     spec = find(operation)
-    for weight in spec.tables if spec is not None and operation.built else ():
-        if _is_float(operation, weight):
+    for weight in spec.tables if spec is not None else ():
+        if operation.built and _is_float(operation, weight):
             yield weight, getattr(operation, weight.attribute)
 
 
