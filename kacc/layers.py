@@ -109,7 +109,8 @@ def PruneWrapper(  # noqa: N802  (the name is that of a Keras layer)
             fix="Pass a number such as 0.75",
         )
     spec = registry.find(layer)
-    inputs = [w.inputs for w in spec.weights] if spec is not None else []
+    rows = (*spec.weights, *spec.tables) if spec is not None else ()
+    inputs = [weight.inputs for weight in rows]
     if not any(axis is not None for axis in inputs) or (
         layer.built and not list(matrix_weights(layer))
     ):

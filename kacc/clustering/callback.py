@@ -37,7 +37,8 @@ class WeightClustering(keras.callbacks.Callback):
         start: where k-means starts: "kmeans++" or "linear".
         start_epoch: the first epoch (from 0) that trains clustered.
         rules: exceptions by layer path; the last that matches wins.
-        per: "tensor", or "channel" for values of each output channel's own.
+        per: "tensor", or "channel" for values of each output channel's own (of an
+            embedding: each feature's).
         preserve_sparsity: whether zeros of sparse layers stay zeros.
 
     Raises:

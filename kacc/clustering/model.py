@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from kacc.core import attach, recipe
 from kacc.core import rules as core_rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
+from kacc.core.left import warn_of_left
 from kacc.core.optimizers import extend_optimizer_of
 from kacc.core.rules import Rule
 
@@ -44,8 +44,8 @@ def cluster(
             smallest and the largest weight.
         rules: exceptions by layer path: `kacc.Rule(pattern, skip=True)`, or with
             `clusters` of its own; the last that matches wins.
-        per: "tensor", or "channel" for centroids of each output channel's own, more
-            accurate and less compressible.
+        per: "tensor", or "channel" for centroids of each output channel's own (of an
+            embedding: each feature's), more accurate and less compressible.
         preserve_sparsity: whether in layers that are pruned, or have zeros otherwise,
             zeros stay zeros: one of the clusters is theirs.
 
@@ -110,10 +110,8 @@ def attach_clustering(
     extend_optimizer_of(model)
     recipe.set_technique(model, TECHNIQUE, settings)
     attach.refresh_functions(model)
-    rest = {p: r for p, r in placement.skipped.items() if r not in EXPECTED}
-    if report and rest:
-        said = "; ".join(f"{path} ({reason})" for path, reason in rest.items())
-        warnings.warn(f"kacc does not cluster: {said}", stacklevel=3)
+    if report:
+        warn_of_left("does not cluster", placement.skipped, EXPECTED)
 
 
 def _placed(model: keras.Model, settings: dict[str, Any]) -> Placement:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kacc.core import registry, rules
+from kacc.core import left, rules
 from kacc.core.graph import Graph
 from kacc.core.registry import matrix_weights
 from kacc.core.rules import Rule
@@ -47,6 +47,7 @@ def place(graph: Graph, clusters: int, per: str, given: Sequence[Rule]) -> Place
         The `Placement`.
     """
     chosen = rules.of_operations(given, graph.calls)
+    shared = left.read_elsewhere(graph)
     placement = Placement()
     seen: set[int] = set()
     for call in graph.calls:
@@ -55,14 +56,16 @@ def place(graph: Graph, clusters: int, per: str, given: Sequence[Rule]) -> Place
         seen.add(id(call.operation))
         sizes = list(_row_sizes(call.operation, per))
         rule = chosen.get(id(call.operation))
-        if not sizes and not _has_others(call.operation, clusters):
+        unknown = left.unknown_type(call.operation, "clustered", few=clusters)
+        if not sizes and unknown is None:
             continue
         own = rule.clusters if rule is not None else None
         if rule is not None and rule.skip:
             placement.skipped[call.path] = _RULE
-        elif not sizes:
-            kind = type(call.operation).__name__
-            placement.skipped[call.path] = f"the layer type {kind} is not clustered"
+        elif unknown is not None:
+            placement.skipped[call.path] = unknown
+        elif id(call.operation) in shared:
+            placement.skipped[call.path] = shared[id(call.operation)]
         elif max(sizes) <= (own or clusters):
             placement.skipped[call.path] = _FEW
         else:
@@ -70,20 +73,6 @@ def place(graph: Graph, clusters: int, per: str, given: Sequence[Rule]) -> Place
             if own is not None:
                 placement.clusters[call.path] = own
     return placement
-
-
-def _has_others(operation: Any, clusters: int) -> bool:
-    """Whether a layer that is not known to be clustered has matrices to be clustered.
-
-    Of a type that is known, those that are not are few: depthwise kernels, slopes.
-    """
-    spec = registry.find(operation)
-    if spec is not None and spec.weights:
-        return False
-    return any(
-        len(variable.shape) > 1 and np.prod(variable.shape) > clusters
-        for variable in getattr(operation, "trainable_variables", ())
-    )
 
 
 def _row_sizes(operation: Any, per: str) -> Any:

@@ -159,7 +159,11 @@ class Cluster(Transform):
             return value
         for one in self.clustered.values():
             nothing = 0.0 * tf.reduce_sum(tf.convert_to_tensor(one.centroids.value))
-            value += tf.cast(nothing, value.dtype)
+            full = value + tf.cast(nothing, value.dtype)
+            # Some layers put the mask of their output on the tensor.
+            if getattr(value, "_keras_mask", None) is not None:
+                full._keras_mask = value._keras_mask
+            value = full
         return value
 
 

@@ -9,8 +9,10 @@ import numpy as np
 
 from kacc.converters import flatbuffer
 
-# The operators that sum products of one input with a constant, their second input.
+# The operators that sum products of one input with a constant, or read rows of it, and
+# which of their inputs it is.
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_WEIGHTED = {**dict.fromkeys(_PRODUCTS, 1), "EMBEDDING_LOOKUP": 1, "GATHER": 0}
 # What stands between a constant and its reader without changing it.
 _UNPACKING = ("DEQUANTIZE", "DENSIFY")
 
@@ -43,7 +45,9 @@ class StoredWeight:
 
 
 def stored_weights(data: bytes) -> tuple[StoredWeight, ...]:
-    """The kernels of convolutions and dense layers, in the order they are used in.
+    """The kernels of convolutions and dense layers and the tables of embeddings.
+
+    They come in the order they are used in.
 
     Args:
         data: a TFLite file.
@@ -55,10 +59,12 @@ def stored_weights(data: bytes) -> tuple[StoredWeight, ...]:
     graphs = flatbuffer.subgraphs(data)
     for index, graph in enumerate(graphs):
         for operator in graph.operators:
-            if operator.name not in _PRODUCTS:
+            if operator.name not in _WEIGHTED:
                 continue
-            origin = _constant(graph, operator.inputs[1])
-            if origin is not None and (index, origin) not in found:
+            origin = _constant(graph, operator.inputs[_WEIGHTED[operator.name]])
+            if origin is None or not _is_weight(graph.tensors[origin]):
+                continue
+            if (index, origin) not in found:
                 weight = _stored(data, index, origin, operator.name)
                 found[index, origin] = weight
     return tuple(found.values())
@@ -81,6 +87,12 @@ def _constant(graph: flatbuffer.Subgraph, tensor: int) -> int | None:
     return tensor
 
 
+def _is_weight(tensor: flatbuffer.Tensor) -> bool:
+    """Whether the numbers are reals, and not indices or shapes that are gathered."""
+    real = tensor.type.startswith("FLOAT") or tensor.scale is not None
+    return len(tensor.shape) > 1 and (real or tensor.channels > 0)
+
+
 def _stored(data: bytes, graph: int, tensor: int, operator: str) -> StoredWeight:
     from ai_edge_litert import schema_py_generated as schema
 
@@ -97,12 +109,15 @@ def _stored(data: bytes, graph: int, tensor: int, operator: str) -> StoredWeight
     size = int(np.prod(shape))
     # Of four bits each one is left over where their number is odd.
     values = _numbers(content, types[row.Type()])[:size]
+    # The grid of a table is that of what is read from it: its zero may be any integer.
+    grid = row.Quantization()
+    zero = grid.ZeroPoint(0) if grid is not None and grid.ZeroPointLength() else 0
     return StoredWeight(
         name=(row.Name() or b"").decode(),
         operator=operator,
         shape=shape,
         size=size,
-        zeros=size - int(np.count_nonzero(values)),
+        zeros=size - int(np.count_nonzero(values != zero)),
         values=values.reshape(shape) if row.Sparsity() is None else None,
     )
 

@@ -328,6 +328,12 @@ def transformed_weights(
         with keras.src.backend.AutocastScope(None):
             value = variable.value
         mapping.append((variable, steps.weight(weight.attribute, value)))
+    for weight, variable in registry.tables(operation):
+        with keras.src.backend.AutocastScope(None):
+            value = variable.value
+        changed = steps.weight(weight.attribute, value)
+        if changed is not value:
+            mapping.append((variable, changed))
     if not mapping:
         yield
         return

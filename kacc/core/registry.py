@@ -44,12 +44,15 @@ class Weight:
         inputs: the axis that the products are summed over, of input channels, or None
             where there is none (depthwise kernels).
         least_bits: the narrowest integers that the file's operator takes.
+        neighbours: the axis along which a pattern such as 2:4 groups weights, or None
+            for `inputs`.
     """
 
     attribute: str
     channels: tuple[int, ...] = (-1,)
     inputs: int | None = -2
     least_bits: int = 8
+    neighbours: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class LayerSpec:
         type: the Keras layer or operator class.
         output: how the file treats the output.
         weights: the weights that become integers, the others follow the file's rules.
+        tables: the weights whose rows are looked up. They have no scales of their own:
+            the file keeps them on the grid of what is read from them.
         bias: attribute of the bias variable, or None.
         activation: layer -> name of the activation at its end (the names are in
             `kacc.support.activations`), or None for a type that cannot have one.
@@ -128,6 +133,7 @@ class LayerSpec:
     type: type
     output: Output = Output.RANGE
     weights: tuple[Weight, ...] = ()
+    tables: tuple[Weight, ...] = ()
     bias: str | None = None
     activation: Callable[[Any], str] | None = None
     absorbs_relu: bool = False
@@ -184,7 +190,8 @@ def matrix_weights(operation: Any) -> Iterator[tuple[Weight, Any]]:
     """The float weights of a built layer that are summed over input channels.
 
     They are what pruning and clustering work on: depthwise kernels and slopes are few,
-    and each of them counts (as tfmot, and Elsen et al. 2020, arXiv:1911.09723).
+    and each of them counts (as tfmot, and Elsen et al. 2020, arXiv:1911.09723). Tables
+    are of them: a row that is looked up is the product with a one-hot vector.
 
     Args:
         operation: a layer or operator.
@@ -196,10 +203,30 @@ def matrix_weights(operation: Any) -> Iterator[tuple[Weight, Any]]:
     if spec is None or not isinstance(operation, keras.Layer) or not operation.built:
         return
     for weight in spec.weights:
-        variable = getattr(operation, weight.attribute, None)
-        is_float = isinstance(variable, keras.Variable) and "float" in variable.dtype
-        if weight.inputs is not None and is_float:
-            yield weight, variable
+        if weight.inputs is not None and _is_float(operation, weight):
+            yield weight, getattr(operation, weight.attribute)
+    yield from tables(operation)
+
+
+def tables(operation: Any) -> Iterator[tuple[Weight, Any]]:
+    """The float weights of a built layer whose rows are looked up.
+
+    Args:
+        operation: a layer or operator.
+
+    Yields:
+        Each weight's row, and its variable; none for a table that is quantized by Keras
+        or is a sum (LoRA).
+    """
+    spec = find(operation)
+    for weight in spec.tables if spec is not None else ():
+        if operation.built and _is_float(operation, weight):
+            yield weight, getattr(operation, weight.attribute)
+
+
+def _is_float(layer: Any, weight: Weight) -> bool:
+    variable = getattr(layer, weight.attribute, None)
+    return isinstance(variable, keras.Variable) and "float" in variable.dtype
 
 
 def unsupported_reason(operation: Any) -> str | None:

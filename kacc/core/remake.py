@@ -71,7 +71,7 @@ def carry_weights(old: Any, new: Any) -> None:
         new.finalize_state()  # what it computes with was taken from its variables
     spec = registry.find(old)
     if spec is not None and attach.transforms_of(old):
-        for weight in spec.weights:
+        for weight in (*spec.weights, *(row for row, _ in registry.tables(old))):
             value = attach.weight_before(old, weight.attribute, QUANTIZE)
             getattr(new, weight.attribute).assign(value)
 

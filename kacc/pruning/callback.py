@@ -39,7 +39,8 @@ class Pruning(keras.callbacks.Callback):
             or for a model whose `kacc.layers.PruneWrapper` layers have theirs.
         method: "magnitude"; "soft" (proximal shrinkage: what stays moves towards zero
             by the largest magnitude that was cut); a pattern like "2:4", along the
-            input channels; or a block of (inputs, outputs) like (1, 4).
+            input channels; or a block of (inputs, outputs) like (1, 4). In an embedding
+            the pattern goes along the features of a word, and (1, 4) is four of them.
         rules: exceptions by layer path: `kacc.Rule(pattern, skip=True)`, or with a
             `sparsity` of its own; the last that matches wins.
         begin_step: of a number: the first step that prunes (by default 0).
@@ -48,9 +49,9 @@ class Pruning(keras.callbacks.Callback):
         frequency: steps from one choice of masks to the next; a PruningSchedule of
             tfmot has its own.
         freeze_step: the first step from which masks stay as they are, or None.
-        scope: "global" ranks the weights of all layers together, "layer" gives each
-            layer the same sparsity.
-        keep_ends: whether the first and the last layer stay dense.
+        scope: "global" ranks the weights of all layers together, but those of each
+            embedding by themselves; "layer" gives each layer the same sparsity.
+        keep_ends: whether the first and the last layer stay dense; embeddings do not.
         regrow: whether pruned weights go on learning and may come back until
             `freeze_step`. Their slots are then not quiet, and the zeros are in the
             masks alone until freezing, `kacc.strip` or `kacc.convert`.

@@ -95,6 +95,8 @@ class Block(Method):
 class NOfM(Method):
     """At most `n` weights of each `m` neighbours along the input channels stay.
 
+    In a table it is neighbours along the features of a row.
+
     Args:
         n: how many stay.
         m: weights in a group.
@@ -125,8 +127,10 @@ class NOfM(Method):
         self, value: np.ndarray, weight: Weight, pruned: np.ndarray | None
     ) -> Units:
         """The weights, those that stay with an infinite score."""
-        assert weight.inputs is not None
-        return functional.n_of_m_units(value, self.n, self.m, weight.inputs, pruned)
+        own = weight.neighbours
+        axis = weight.inputs if own is None else own
+        assert axis is not None
+        return functional.n_of_m_units(value, self.n, self.m, axis, pruned)
 
 
 _NAMED = {"magnitude": Method(), "soft": SoftThreshold()}

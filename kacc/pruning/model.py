@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from kacc.core import attach, recipe
+from kacc.core import attach, recipe, registry
 from kacc.core import rules as core_rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
+from kacc.core.left import warn_of_left
 from kacc.core.rules import Rule
 from kacc.pruning.config import SCOPES, method_named, target_of
 from kacc.pruning.masks import pruned_layers, quiet, update_masks
@@ -45,9 +45,9 @@ def prune(
         method: "magnitude", "soft", a pattern like "2:4" or a block like (1, 4).
         rules: exceptions by layer path: `kacc.Rule(pattern, skip=True)`, or with a
             `sparsity` of its own; the last that matches wins.
-        scope: "global" ranks the weights of all layers together, "layer" gives each
-            layer the same sparsity.
-        keep_ends: whether the first and the last layer stay dense.
+        scope: "global" ranks the weights of all layers together, but those of each
+            embedding by themselves; "layer" gives each layer the same sparsity.
+        keep_ends: whether the first and the last layer stay dense; embeddings do not.
         regrow: whether pruned weights go on learning and may come back.
 
     Returns:
@@ -119,10 +119,8 @@ def attach_pruning(
             _attach_one(layer, placement.targets.get(path), settings)
     recipe.set_technique(model, TECHNIQUE, settings)
     attach.refresh_functions(model)
-    rest = {p: r for p, r in placement.skipped.items() if r not in EXPECTED}
-    if report and rest:
-        said = "; ".join(f"{path} ({reason})" for path, reason in rest.items())
-        warnings.warn(f"kacc leaves dense: {said}", stacklevel=3)
+    if report:
+        warn_of_left("leaves dense", placement.skipped, EXPECTED)
 
 
 def _placed(model: keras.Model, settings: dict[str, Any]) -> Placement:
@@ -157,10 +155,13 @@ def _attach_one(layer: Any, own: float | None, settings: dict[str, Any]) -> None
     present = prune_of(layer)
     if present is not None and present.wrapped:
         return
+    # The numbers of a table have a scale of their own: ranked together with kernels it
+    # would lose nearly all of its weights, or none.
+    ranked = settings["scope"] == "global" and not any(registry.tables(layer))
     transform = Prune(
         settings["target"] if own is None else own,
         settings["method"],
-        pooled=own is None and settings["scope"] == "global",
+        pooled=own is None and ranked,
         regrow=settings["regrow"],
     )
     others = [t for t in attach.transforms_of(layer) if t is not present]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kacc.core import registry, rules
+from kacc.core import left, registry, rules
 from kacc.core.graph import Call, Graph, Tensor
 from kacc.core.registry import matrix_weights
 from kacc.core.rules import Rule
@@ -49,15 +49,20 @@ def place(
     """
     chosen = rules.of_operations(given, graph.calls)
     ends = _ends(graph) if keep_ends else {}
+    shared = left.read_elsewhere(graph)
     placement = Placement()
     seen: set[int] = set()
     for call in graph.calls:
-        if id(call.operation) in seen or not _has_weights(call.operation):
+        unknown = left.unknown_type(call.operation, "pruned")
+        known = _has_weights(call.operation)
+        if id(call.operation) in seen or not (known or unknown):
             continue
         seen.add(id(call.operation))
         rule = chosen.get(id(call.operation))
         target = None if rule is None else rule.sparsity
-        reason = _reason(call, method, rule)
+        reason = _reason(call, method, rule) or unknown
+        if reason is None:
+            reason = shared.get(id(call.operation))
         if reason is None and target is None:
             reason = ends.get(id(call.operation))
         if reason is not None:
@@ -87,9 +92,10 @@ def _ends(graph: Graph) -> dict[int, str]:
 
     The first sees few channels and the last makes the decision: pruning either costs
     more than it saves (Han et al. 2015, arXiv:1506.02626; Gale et al. 2019,
-    arXiv:1902.09574).
+    arXiv:1902.09574). Neither holds for a table, which is often most of a model.
     """
-    calls = [call for call in graph.calls if _has_weights(call.operation)]
+    matrices = [call for call in graph.calls if _has_weights(call.operation)]
+    calls = [call for call in matrices if not any(registry.tables(call.operation))]
     before = _reached(graph.calls, lambda c: c.inputs, lambda c: c.outputs)
     behind = _reached(graph.calls[::-1], lambda c: c.outputs, lambda c: c.inputs)
     ends: dict[int, str] = {}

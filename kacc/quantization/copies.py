@@ -123,9 +123,10 @@ def double(operation: Any) -> Any:
         names = [weight.attribute for weight in spec.weights]
         shared = [name for name in names if shares_scale(operation, name)]
         vars(twin)["_kacc_shares_scale"] = tuple(shared)
-        for weight in spec.weights:
-            value = getattr(operation, weight.attribute).value
-            set_weight(twin, weight.attribute, steps.weight(weight.attribute, value))
+        names += [weight.attribute for weight, _ in registry.tables(operation)]
+        for name in names:
+            value = getattr(operation, name).value
+            set_weight(twin, name, steps.weight(name, value))
     return twin
 
 

@@ -18,6 +18,7 @@ from keras import tree
 from kacc.core import attach, registry
 from kacc.core.graph import Call, Graph, Tensor, fill, trace
 from kacc.core.registry import BEFORE, RECTIFIED, Output
+from kacc.core.transform import QUANTIZE
 from kacc.quantization import functional
 from kacc.quantization.barriers import (
     Readers,
@@ -214,7 +215,7 @@ class Program:
         """The layer's variables with the file's values, and a bias that it lacks."""
         spec = registry.find(call.operation)
         if spec is None or not spec.weights:
-            return [], None
+            return _tables(call.operation), None
         layer, batch_norm = call.operation, self.placement.folded.get(call)
         folded = file_weights(
             layer, spec, quantize_of(layer), batch_norm and batch_norm.operation
@@ -347,6 +348,15 @@ class _ConstantSteps:
     def rectifies(self, name: str) -> bool:
         """Never: the converter is shown every relu."""
         return False
+
+
+def _tables(layer: Any) -> list[tuple[Any, Any]]:
+    """The variables of tables, with the values that pruning and clustering give."""
+    return [
+        (variable, attach.weight_before(layer, weight.attribute, QUANTIZE))
+        for weight, variable in registry.tables(layer)
+        if attach.transforms_of(layer)
+    ]
 
 
 def _has_output(transform: Quantize) -> bool:

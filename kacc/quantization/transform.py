@@ -167,7 +167,9 @@ class Quantize(Transform):
         return self._channels[attribute]
 
     def weight(self, attribute: str, value: Any) -> Any:
-        """The weight rounded to its integers."""
+        """The weight rounded to its integers; what is read from a table is, later."""
+        if attribute not in self._channels:
+            return value
         bits = self.weight_bits
         if self.steps is None:
             return functional.fake_quantize_weight(value, self._axes(attribute), bits)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kacc.core import registry
+from kacc.core import left, registry
 from kacc.core import rules as core_rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
@@ -24,7 +24,8 @@ class Regularization(keras.callbacks.Callback):
     whole output channels of kernels, and `batch_norm` the scales of batch
     normalizations, by which `kacc.prune_channels` can rank channels (network slimming,
     Liu et al. 2017, arXiv:1708.06519). Validation is without them, and nothing of them
-    stays in the model. At the end of each epoch `logs` gets "regularization".
+    stays in the model. At the end of each epoch `logs` gets "regularization". Tables of
+    embeddings count as kernels, whose output channels are the features.
 
     After a fit that was interrupted, call its `on_train_end()`, or fit with it again.
 
@@ -80,13 +81,16 @@ class Regularization(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the weights and adds the term to the loss."""
-        self._kernels, self._scales = [], []
-        for layer in self._layers():
+        self._kernels, self._scales, unknown = [], [], {}
+        of_kernels = any(self.factors[n] for n in ("l1", "l2", "group_lasso"))
+        for path, layer in self._layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 self._scales += [layer.gamma] if layer.scale else []
             else:
                 self._kernels += list(_kernels(layer))
-        of_kernels = any(self.factors[n] for n in ("l1", "l2", "group_lasso"))
+            reason = left.unknown_type(layer, "penalized")
+            if of_kernels and reason is not None:
+                unknown[path] = reason
         if of_kernels > bool(self._kernels) or (
             self.factors["batch_norm"] and not self._scales
         ):
@@ -96,6 +100,7 @@ class Regularization(keras.callbacks.Callback):
                 if not self._kernels
                 else "no scales of batch normalizations",
             )
+        left.warn_of_left("does not penalize", unknown)
         self.term.used = False
         add_term(self.model, self.term)
 
@@ -112,12 +117,19 @@ class Regularization(keras.callbacks.Callback):
         """Takes the term off the loss."""
         remove_term(self.model, self.term)
 
-    def _layers(self) -> list[Any]:
+    def _layers(self) -> list[tuple[str, Any]]:
+        """The layers that no rule skips, each with the first of its paths."""
         calls = trace(self.model).calls
         chosen = core_rules.of_operations(self.rules, calls)
-        layers = {id(call.operation): call.operation for call in calls}
+        first: dict[int, Any] = {}
+        for call in calls:
+            first.setdefault(id(call.operation), call)
         skipped = {key for key, rule in chosen.items() if rule.skip}
-        return [layer for key, layer in layers.items() if key not in skipped]
+        return [
+            (call.path, call.operation)
+            for key, call in first.items()
+            if key not in skipped
+        ]
 
     def _compute(self, x: Any, y: Any, y_pred: Any) -> Any:
         return self._penalty()

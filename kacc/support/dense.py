@@ -7,7 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from kacc.core import attach
 from kacc.core.registry import LayerSpec, Weight
+from kacc.core.transform import QUANTIZE
 from kacc.support.activations import (
     absorbs_relu,
     call_with_activation,
@@ -49,7 +51,8 @@ def _dense(layer: Any, steps: Any, inputs: Any, *args: Any, **kwargs: Any) -> An
 
 
 def _embed(layer: Any, file: Any, indices: Any) -> Any:
-    return file.lookup(layer.embeddings.value, indices, "output")
+    table = attach.weight_before(layer, "embeddings", QUANTIZE)
+    return file.lookup(table, indices, "output")
 
 
 SPECS = [
@@ -94,5 +97,12 @@ SPECS = [
             ),
         ),
     ),
-    LayerSpec(layers.Embedding, reads_indices=True, integer=_embed),
+    LayerSpec(
+        layers.Embedding,
+        # A pattern goes over the features of one word: words beside each other in a
+        # vocabulary have nothing to do with each other.
+        tables=(Weight("embeddings", neighbours=-1),),
+        reads_indices=True,
+        integer=_embed,
+    ),
 ]

@@ -9,7 +9,7 @@ import keras
 # Private: see kacc/support/activation.py.
 from keras.src.ops import nn, numpy
 
-from kacc.core.registry import LayerSpec
+from kacc.core.registry import LayerSpec, Weight
 
 layers = keras.layers
 
@@ -128,7 +128,10 @@ SPECS = [
     *_reported(
         "the reference kernels of LOG_SOFTMAX are not known to kacc", nn.LogSoftmax
     ),
-    *_reported(
-        "its weight is used as a table and as a kernel", layers.ReversibleEmbedding
+    LayerSpec(
+        layers.ReversibleEmbedding,
+        # Both directions are calls of the layer: they see one table.
+        tables=(Weight("embeddings"), Weight("reverse_embeddings")),
+        supported=lambda layer: "its weight is used as a table and as a kernel",
     ),
 ]

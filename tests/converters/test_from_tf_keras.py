@@ -328,3 +328,40 @@ def test_small_models_of_any_kind(data):
         tensors.append(tensor)
     old = cases.randomized(tf_keras.Model(x, tensors[-2:]))
     assert_same(old, cases.samples((8, 8, 2)) / 4)
+
+
+@pytest.mark.parametrize("mask_zero", [False, True])
+def test_tables_that_tfmot_prunes_and_clusters(mask_zero):
+    """As tfmot strips them: its own wrapper of pruning forgets the mask."""
+    import tensorflow_model_optimization as tfmot
+
+    x = np.random.default_rng(0).integers(0, 40, (64, 6)).astype("int32")
+
+    def trained(wrapped, *callbacks):
+        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        wrapped.compile("adam", loss)
+        wrapped.fit(x, x[:, 0] % 3, verbose=0, callbacks=list(callbacks))
+        return wrapped
+
+    def plain():
+        table = L.Embedding(40, 8, mask_zero=mask_zero, input_length=6, name="table")
+        return tf_keras.Sequential(
+            [table, L.GlobalAveragePooling1D(), L.Dense(3, name="head")]
+        )
+
+    sparsity, clustering = tfmot.sparsity.keras, tfmot.clustering.keras
+    schedule = sparsity.ConstantSparsity(0.5, 0, frequency=1)
+    pruned = trained(
+        sparsity.prune_low_magnitude(plain(), schedule), sparsity.UpdatePruningStep()
+    )
+    new = kacc.from_tf_keras(pruned)
+    assert (new.get_layer("table").embeddings.numpy() == 0).mean() == 0.5
+    want = sparsity.strip_pruning(pruned)(x)
+    np.testing.assert_allclose(new(x), want, rtol=1e-5, atol=1e-6)
+
+    start = clustering.CentroidInitialization.LINEAR
+    clustered = trained(clustering.cluster_weights(plain(), 4, start))
+    new = kacc.from_tf_keras(clustered)
+    assert len(np.unique(new.get_layer("table").embeddings)) <= 4
+    want = clustering.strip_clustering(clustered)(x)
+    np.testing.assert_allclose(new(x), want, rtol=1e-5, atol=1e-6)

@@ -116,3 +116,22 @@ def test_a_file_without_weights_is_not_sparse(tmp_path):
     artifact = kacc.convert(model, tmp_path / "m.tflite", "tflite-float32")
     assert artifact.sparsity == 0
     assert stored_weights(artifact.read()) == ()
+
+
+@pytest.mark.parametrize("target", ["tflite-float32", "tflite-float16", "tflite-int8"])
+def test_tables_are_weights_whose_zero_is_their_zero_point(target, tmp_path):
+    keras.utils.set_random_seed(2)
+    table = layers.Embedding(50, 8, embeddings_initializer="ones", name="table")
+    hidden = [layers.GlobalAveragePooling1D(), layers.Dense(3)]
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), table, *hidden])
+    random = np.random.default_rng(0)
+    value = random.uniform(0.2, 1, (50, 8)) * random.choice([0, -0.5, 1], (50, 8))
+    table.embeddings.assign(value)
+    words = random.integers(0, 50, (64, 6)).astype("int32")
+    options = {"calibration": words} if target == "tflite-int8" else {}
+    artifact = kacc.convert(model, tmp_path / "m.tflite", target, **options)
+    weight = next(w for w in stored_weights(artifact.read()) if w.operator == "GATHER")
+    assert weight.shape == (50, 8)
+    assert weight.zeros == np.sum(value == 0)
+    kernel = model.layers[-1].kernel.numpy()
+    assert artifact.sparsity == weight.zeros / (value.size + kernel.size)

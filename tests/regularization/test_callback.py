@@ -144,3 +144,16 @@ def test_a_model_without_such_weights():
     norm.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(UsageError, match="no kernels"):
         norm.fit(X[:, 0, 0], Y, callbacks=[Regularization(l1=1.0)])
+
+
+def test_tables_are_penalized_and_unknown_layers_named():
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Embedding(9, 6, name="table"), layers.LSTM(16, name="memory")]
+    model = keras.Sequential([keras.Input((5,)), *hidden, layers.Dense(3, name="head")])
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    x, y = np.ones((8, 5)), np.ones(8)
+    with pytest.warns(UserWarning, match="does not penalize: memory .*type LSTM"):
+        history = model.fit(x, y, verbose=0, callbacks=[Regularization(l1=0.5)])
+    known = [model.layers[0].embeddings, model.layers[-1].kernel]
+    want = 0.5 * sum(float(l1(variable.value)) for variable in known)
+    assert history.history["regularization"] == pytest.approx([want], rel=1e-6)
