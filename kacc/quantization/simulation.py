@@ -30,7 +30,7 @@ from kacc.quantization.kernels import (
     kernels_named,
     kernels_of_width,
 )
-from kacc.quantization.model import placement_of, quantized, unseen_ranges
+from kacc.quantization.model import placement_of, quantized, require_seen
 from kacc.quantization.operators import Operators
 from kacc.quantization.transform import (
     Quantize,
@@ -73,13 +73,11 @@ def simulate(model: keras.Model, kernels: str = "xnnpack") -> keras.Model:
             received=f"the plain model {model.name!r}",
             fix="Call kacc.quantize(model) and train or calibrate it",
         )
-    unseen = unseen_ranges(model)
-    if unseen:
-        raise UsageError(
-            "Every range must have been seen before the simulation",
-            received=unseen[0],
-            fix="Train the model, or call kacc.quantization.calibrate(model, batches)",
-        )
+    require_seen(
+        model,
+        "before the simulation",
+        "Train the model, or call kacc.quantization.calibrate(model, batches)",
+    )
     return _SimulatedModel(model, arithmetic)
 
 
