@@ -160,6 +160,14 @@ def update_clusters(model: keras.Model) -> None:
             transform.begin()
 
 
+def begin_missing(model: keras.Model) -> None:
+    """Finds centroids for layers that go on clustering with others than before."""
+    with model.distribute_strategy.scope():
+        for _, transform in clustered_layers(model):
+            if transform.enabled and not transform.begun:
+                transform.begin()
+
+
 def start_clustering(model: keras.Model) -> None:
     """Begins to cluster a model whose transforms wait; loaded centroids are kept."""
     waiting = [t for _, t in clustered_layers(model) if not t.enabled]

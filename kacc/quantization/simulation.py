@@ -343,7 +343,11 @@ def _flat_inputs(model: keras.Model, args: Any) -> list[Any]:
 
 def _simulation_of(model: keras.Model) -> Simulation:
     """The model's simulation; kept while the same transforms are attached."""
-    present = [transform for _, transform in quantized(model)]
+    present = [
+        (transform, transform.enabled)
+        for operation in attach.attached(model)
+        for transform in attach.transforms_of(operation)
+    ]
     kept = getattr(model, "_kacc_simulation", None)
     if kept is None or kept[0] != present:
         with tf.init_scope():
