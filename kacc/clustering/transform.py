@@ -83,7 +83,13 @@ class Cluster(Transform):
             if name in existing and tuple(existing[name].shape) != shape:
                 state.remove(existing.pop(name))
             if name not in existing:
-                existing[name] = state.create(name, shape, trainable=True)
+                own = variable.constraint
+                existing[name] = state.create(
+                    name,
+                    shape,
+                    trainable=True,
+                    constraint=own if holds_for_values(own) else None,
+                )
             self.clustered[weight.attribute] = Clustered(
                 variable, existing[name], channels
             )
@@ -167,6 +173,11 @@ class Cluster(Transform):
             nothing = 0.0 * tf.reduce_sum(tf.convert_to_tensor(one.centroids.value))
             value += tf.cast(nothing, value.dtype)
         return value
+
+
+def holds_for_values(constraint: Any) -> bool:
+    """Whether a constraint is one on each value, so that centroids can keep to it."""
+    return isinstance(constraint, keras.constraints.NonNeg)
 
 
 def cluster_of(operation: Any) -> Cluster | None:

@@ -95,6 +95,29 @@ def test_again_with_other_numbers():
     assert "head" not in clusters(model)
 
 
+def constrained(constraint):
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(8, kernel_constraint=constraint, name="dense")
+    model = keras.Sequential([keras.Input((6,)), dense])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    return model
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_centroids_are_not_negative_where_weights_must_not_be(tmp_path):
+    model = kacc.cluster(constrained("non_neg"), 4)
+    model.save(tmp_path / "model.keras")
+    for one in (model, keras.models.load_model(tmp_path / "model.keras")):
+        x = IMAGES[:, 0].reshape(16, -1)[:, :6]
+        one.fit(x, -np.ones((16, 8)), epochs=2, verbose=0)
+        assert kacc.strip(one).get_layer("dense").kernel.numpy().min() >= 0
+
+
+def test_constraints_that_clustered_weights_break_are_named():
+    with pytest.warns(UserWarning, match="Received: MaxNorm of dense"):
+        kacc.cluster(constrained("max_norm"), 4)
+
+
 def centroids(model):
     return [v for v in model.variables if "centroids" in v.path]
 
