@@ -10,9 +10,9 @@ import keras
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.loss_terms import LossTerm, add_term, check_used, remove_term
+from kacc.core.outputs import kinds_of
 from kacc.distillation import functional
 from kacc.distillation.features import Features, shapes
-from kacc.distillation.outputs import kinds_of
 
 
 class Distillation(keras.callbacks.Callback):

@@ -319,6 +319,33 @@ def test_wrong_calls(call, said):
         call([member(0), member(1)])
 
 
+@pytest.mark.parametrize("method", ["average", "weighted"])
+def test_probabilities_and_logits_have_no_mean(method):
+    members = [member(0), member(1, activation=None)]
+    for given in (members, members[::-1]):
+        with pytest.raises(UsageError, match="or all logits") as caught:
+            kacc.ensemble(given, method, data=(X, Y))
+        assert "\n" not in str(caught.value)
+    sharp = keras.Sequential([members[1], layers.Softmax()])
+    found = kacc.ensemble([members[0], sharp]).predict(X, verbose=0)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    kacc.ensemble([kacc.ensemble([members[0], sharp]), members[0]])
+
+
+def test_logits_that_only_the_loss_tells():
+    def scaled(activation):
+        head = [layers.Dense(2, activation), layers.Rescaling(1.0)]
+        return keras.Sequential([keras.Input((4,)), *head])
+
+    plain = keras.Sequential([keras.Input((4,)), layers.Dense(2, "softmax")])
+    told = scaled(None)
+    kacc.ensemble([plain, scaled("softmax")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    told.compile("sgd", loss)
+    with pytest.raises(UsageError, match="logits of model 1"):
+        kacc.ensemble([plain, told])
+
+
 def test_models_must_fit_together():
     other = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten()])
     with pytest.raises(UsageError, match="equal outputs"):
