@@ -162,8 +162,9 @@ class Cluster(Transform):
 
     def discard(self) -> None:
         """Removes the centroids from the state."""
-        for one in self.clustered.values() if self._state is not None else ():
-            self._state.remove(one.centroids)
+        if self._state is not None:
+            for one in self.clustered.values():
+                self._state.remove(one.centroids)
 
     def idle(self, value: Any) -> Any:
         """The value itself; the centroids get gradients of zero."""

@@ -72,6 +72,43 @@ def test_images_are_what_preprocess_input_makes_of_them(name, size, options, tmp
     np.testing.assert_allclose(found, expected, atol=2e-4 * scale)
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+@pytest.mark.parametrize("name", ["MobileNet", "VGG16"])
+def test_files_of_its_own_results(files, name, suffix, tmp_path, monkeypatch):
+    """VGG16 was trained on blue first, which the result no more reads."""
+    folder, _ = files
+    options, weights = SMALL, folder / "whole.weights.h5"
+    if name == "VGG16":  # a small one stands in for it
+        monkeypatch.setattr(keras.applications, name, narrow_vgg)
+        options, weights = {"input_shape": (32, 32, 3)}, tmp_path / "vgg.weights.h5"
+        narrow_vgg(include_top=False, input_shape=(32, 32, 3)).save_weights(weights)
+    made = kacc.pretrained(name, 7, weights, **options)
+    path = tmp_path / f"own{suffix}"
+    made.save(path) if suffix == ".keras" else made.save_weights(path)
+    for head in (5, 7):
+        again = kacc.pretrained(name, head, path, dropout=0.0, **options)
+        assert len(again.trainable_variables) == 2
+        found, expected = (
+            keras.Model(m.inputs, m.layers[-1].input).predict(IMAGES, verbose=0)
+            for m in (again, made)
+        )
+        assert np.ptp(expected) > 0
+        np.testing.assert_array_equal(found, expected)
+
+
+def narrow_vgg(
+    weights=None, include_top=True, input_shape=(224, 224, 3), pooling=None, classes=9
+):
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(4, 3, activation="relu", name="block1_conv1")(inputs)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(classes)(x) if include_top else x
+    return keras.Model(inputs, x, name="vgg16")
+
+
+narrow_vgg.__module__ = keras.applications.VGG16.__module__
+
+
 def test_digests(files):
     folder, _ = files
     path = folder / "whole.weights.h5"
