@@ -258,7 +258,8 @@ def test_structures_of_outputs():
         np.testing.assert_allclose(found[key], mean, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["average", "weighted", "stacked"])
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("method", ["stacked", "average", "weighted"])
 def test_saved_quantized_and_converted_as_one_file(method, tmp_path):
     both = kacc.ensemble([member(0), member(1)], method, data=(X, Y), epochs=2)
     both.save(tmp_path / "both.keras")
