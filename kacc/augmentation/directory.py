@@ -52,6 +52,7 @@ def flow_from_directory(
     cache: bool | str | os.PathLike[str] | None = None,
     on_error: str | None = "skip",
     dtype: str = "float32",
+    **others: Any,
 ) -> Any:
     """Reads a folder with a sub-folder of images for each class.
 
@@ -95,6 +96,8 @@ def flow_from_directory(
             named, and "skip" leaves them out where "raise" refuses. None trusts the
             files.
         dtype: "float32" or "uint8" of the images.
+        **others: none; for those of `ImageDataGenerator.flow_from_directory` the error
+            says what they are called here.
 
     Returns:
         A `tf.data.Dataset` of batches of (images, labels), or of images alone; for
@@ -120,6 +123,7 @@ def flow_from_directory(
         >>> [labels.numpy().tolist() for _, labels in validation]
         [[0, 1]]
     """
+    asked.no_others(others)
     if isinstance(augmentation, Mapping) and "validation_split" in augmentation:
         augmentation = dict(augmentation)
         share = augmentation.pop("validation_split") or None

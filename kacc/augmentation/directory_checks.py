@@ -8,7 +8,58 @@ from pathlib import Path
 from typing import Any
 
 from kacc.augmentation import checks
+from kacc.augmentation.image_data_generator import DEFAULTS, ELSEWHERE
 from kacc.core.errors import UsageError
+
+# Arguments of ImageDataGenerator.flow_from_directory by their names here.
+_RENAMED = {
+    "target_size": "image_size",
+    "class_mode": "label_mode",
+    "classes": "class_names",
+    "keep_aspect_ratio": "crop_to_aspect_ratio",
+}
+_INSTEAD = {
+    "save_to_dir": "look at kacc.augmentation.Policy.preview in place of `save_to_dir`",
+    "labels": "pass label_mode=None for images alone in place of `labels`",
+}
+
+
+def no_others(arguments: dict[str, Any]) -> None:
+    """Refuses arguments of other names; those of Keras's loaders with what to pass.
+
+    Args:
+        arguments: what is not an argument of `flow_from_directory`.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    if not arguments:
+        return
+    passed, augmentation, ways = [], {}, []
+    for name, value in arguments.items():
+        if name in _RENAMED:
+            value = "int" if (name, value) == ("class_mode", "sparse") else value
+            passed.append(f"{_RENAMED[name]}={value!r}")
+        elif name in DEFAULTS:
+            augmentation[name] = value
+        elif name in ELSEWHERE:
+            way = ELSEWHERE[name]
+            ways.append(f"{way[0].lower()}{way[1:]} (`{name}`)")
+        elif name in _INSTEAD:
+            ways.append(_INSTEAD[name])
+        else:
+            ways.append(f"leave `{name}` out")
+    if augmentation:
+        passed.append(f"augmentation={augmentation!r}")
+    if passed:
+        ways.insert(0, f"pass {', '.join(passed)}")
+    said = "; ".join(ways)
+    raise UsageError(
+        "The arguments must be those of flow_from_directory, which are named as in "
+        "keras.utils.image_dataset_from_directory",
+        received=", ".join(arguments),
+        fix=said[0].upper() + said[1:],
+    )
 
 
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:

@@ -20,7 +20,7 @@ _STANDARDIZATION = (
     "validation too"
 )
 # What a policy cannot do, and what does it.
-_ELSEWHERE = {
+ELSEWHERE = {
     "featurewise_center": _NORMALIZATION,
     "featurewise_std_normalization": _NORMALIZATION,
     "samplewise_center": _STANDARDIZATION,
@@ -34,7 +34,7 @@ _ELSEWHERE = {
     ),
     "validation_split": "Pass it to kacc.augmentation.flow_from_directory",
 }
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "rotation_range": 0,
     "width_shift_range": 0.0,
     "height_shift_range": 0.0,
@@ -88,7 +88,7 @@ def from_image_data_generator(*, seed: int = 0, **arguments: Any) -> Policy:
         ['LegacyWarp', 'Flip', 'Rescale']
     """
     _check_names(arguments)
-    given = _DEFAULTS | arguments
+    given = DEFAULTS | arguments
     transforms = [*_geometry(given), *_colour(given)]
     if not transforms:
         raise UsageError(
@@ -167,15 +167,15 @@ def _boolean(name: str, value: Any) -> bool:
 
 def _check_names(arguments: dict[str, Any]) -> None:
     for name, value in arguments.items():
-        if name in _ELSEWHERE and value not in (None, False, 0):
+        if name in ELSEWHERE and value not in (None, False, 0):
             raise UsageError(
-                f"A policy has no `{name}`", received=value, fix=_ELSEWHERE[name]
+                f"A policy has no `{name}`", received=value, fix=ELSEWHERE[name]
             )
-        if name not in _DEFAULTS and name not in _ELSEWHERE:
+        if name not in DEFAULTS and name not in ELSEWHERE:
             raise UsageError(
                 "The arguments must be those of ImageDataGenerator",
                 received=name,
-                fix=f"They are {', '.join(_DEFAULTS)}",
+                fix=f"They are {', '.join(DEFAULTS)}",
             )
     if arguments.get("data_format") not in (None, "channels_last"):
         raise UsageError(

@@ -9,6 +9,7 @@ import keras
 
 from kacc.clustering.model import (
     attach_clustering,
+    begin_missing,
     clustered_layers,
     clusters,
     settings_of,
@@ -74,6 +75,7 @@ class WeightClustering(keras.callbacks.Callback):
         super().set_model(model)
         started = any(transform.enabled for _, transform in clustered_layers(model))
         attach_clustering(model, {**self.settings, "enabled": started})
+        begin_missing(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts clustering when it is time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,13 +10,19 @@ import keras
 
 from kacc.clustering.functional import STARTS
 from kacc.clustering.placement import EXPECTED, Placement, place
-from kacc.clustering.transform import PER, Cluster, cluster_of
+from kacc.clustering.transform import (
+    PER,
+    Cluster,
+    cluster_of,
+    holds_for_values,
+)
 from kacc.core import attach, recipe
 from kacc.core import rules as core_rules
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.left import warn_of_left
 from kacc.core.optimizers import extend_optimizer_of
+from kacc.core.registry import matrix_weights
 from kacc.core.rules import Rule
 
 TECHNIQUE = "clustering"
@@ -48,6 +55,8 @@ def cluster(
             embedding: each feature's), more accurate and less compressible.
         preserve_sparsity: whether in layers that are pruned, or have zeros otherwise,
             zeros stay zeros: one of the clusters is theirs.
+
+    Of constraints on kernels centroids keep to NonNeg; a warning names others.
 
     Returns:
         The same model.
@@ -112,6 +121,24 @@ def attach_clustering(
     attach.refresh_functions(model)
     if report:
         warn_of_left("does not cluster", placement.skipped, EXPECTED)
+    lost = _lost_constraints(placement) if report else []
+    if lost:
+        warnings.warn(
+            "Centroids keep to no constraint but NonNeg: after a step the clustered "
+            f"weights may break it. Received: {', '.join(lost)}. Pass kacc.Rule(path, "
+            "skip=True) for layers that must keep to theirs.",
+            stacklevel=3,
+        )
+
+
+def _lost_constraints(placement: Placement) -> list[str]:
+    """The constraints on weights as wholes, which values alone cannot keep to."""
+    return [
+        f"{type(variable.constraint).__name__} of {path}"
+        for path, layer in placement.layers.items()
+        for _, variable in matrix_weights(layer)
+        if variable.constraint is not None and not holds_for_values(variable.constraint)
+    ]
 
 
 def _placed(model: keras.Model, settings: dict[str, Any]) -> Placement:
@@ -156,6 +183,14 @@ def update_clusters(model: keras.Model) -> None:
     with model.distribute_strategy.scope():
         for _, transform in clustered_layers(model):
             transform.begin()
+
+
+def begin_missing(model: keras.Model) -> None:
+    """Finds centroids for layers that go on clustering with others than before."""
+    with model.distribute_strategy.scope():
+        for _, transform in clustered_layers(model):
+            if transform.enabled and not transform.begun:
+                transform.begin()
 
 
 def start_clustering(model: keras.Model) -> None:

@@ -61,6 +61,7 @@ class Cluster(Transform):
         self.preserve_sparsity = preserve_sparsity
         self.clustered: dict[str, Clustered] = {}
         self._operation: Any = None
+        self._state: State | None = None
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make the same transform again."""
@@ -73,16 +74,22 @@ class Cluster(Transform):
 
     def build(self, operation: Any, state: State, prefix: str) -> None:
         """Creates the centroids of a built layer; those that the state has are kept."""
-        self._operation = operation
+        self._operation, self._state = operation, state
         existing = {variable.name: variable for variable in state.variables}
         for weight, variable in matrix_weights(operation):
             channels, shape = self._rows(weight, variable)
             name = f"{prefix}{weight.attribute}_centroids"
             # Attached anew with another count they are other variables.
             if name in existing and tuple(existing[name].shape) != shape:
-                name = f"{prefix}{weight.attribute}_centroids_{shape[0]}x{shape[1]}"
+                state.remove(existing.pop(name))
             if name not in existing:
-                existing[name] = state.create(name, shape, trainable=True)
+                own = variable.constraint
+                existing[name] = state.create(
+                    name,
+                    shape,
+                    trainable=True,
+                    constraint=own if holds_for_values(own) else None,
+                )
             self.clustered[weight.attribute] = Clustered(
                 variable, existing[name], channels
             )
@@ -153,6 +160,12 @@ class Cluster(Transform):
                 value = attach.weight_before(self._operation, attribute, CLUSTER)
             one.variable.assign(self.weight(attribute, value))
 
+    def discard(self) -> None:
+        """Removes the centroids from the state."""
+        if self._state is not None:
+            for one in self.clustered.values():
+                self._state.remove(one.centroids)
+
     def idle(self, value: Any) -> Any:
         """The value itself; the centroids get gradients of zero."""
         if not is_training():
@@ -165,6 +178,11 @@ class Cluster(Transform):
                 full._keras_mask = value._keras_mask
             value = full
         return value
+
+
+def holds_for_values(constraint: Any) -> bool:
+    """Whether a constraint is one on each value, so that centroids can keep to it."""
+    return isinstance(constraint, keras.constraints.NonNeg)
 
 
 def cluster_of(operation: Any) -> Cluster | None:

@@ -266,10 +266,8 @@ def _calibrated(
     if not unseen:
         return None
     if calibration is None:
-        raise UsageError(
-            "Every range of a quantized model must have been seen in training",
-            received=f"none for {', '.join(unseen)}",
-            fix="Train a step, or pass calibration=",
+        quantization.require_seen(
+            model, "in training", "Train a step, or pass calibration="
         )
     samples = gather(
         calibration, signature.inputs, "Calibration data", CALIBRATION_SAMPLES

@@ -124,6 +124,7 @@ def detach(operation: Any, transform: Transform | None = None) -> None:
     others = [t for t in transforms_of(operation) if t is not transform]
     if transform is not None and others:
         transform.settle()
+        transform.discard()
         object.__setattr__(operation, "_kacc_transforms", tuple(others))
         return
     for one in transforms_of(operation):

@@ -77,6 +77,9 @@ class Transform:
     def settle(self) -> None:
         """Writes into the weights what is to stay when the transform is taken off."""
 
+    def discard(self) -> None:
+        """Removes trained variables from the state: nothing gives them gradients."""
+
     def range(self, name: str, value: Any) -> Any:
         """The value of the tensor `name` as the file will have it."""
         return value
@@ -167,6 +170,13 @@ class State(keras.layers.Layer):
             )
         finally:
             self._tracker.lock()
+
+    def remove(self, variable: Any) -> None:
+        """Forgets a variable, if it is one of its own."""
+        if any(variable is own for own in self.variables):
+            # Private, for Keras never takes a weight off a layer in public.
+            # tests/core/test_keras_private.py fails if it goes.
+            self._untrack_variable(variable)
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the variables by name."""

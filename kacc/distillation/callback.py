@@ -10,9 +10,9 @@ import keras
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.loss_terms import LossTerm, add_term, check_used, remove_term
+from kacc.core.outputs import kinds_of
 from kacc.distillation import functional
 from kacc.distillation.features import Features, shapes
-from kacc.distillation.outputs import kinds_of
 
 
 class Distillation(keras.callbacks.Callback):
@@ -39,8 +39,8 @@ class Distillation(keras.callbacks.Callback):
         feature_weight: the factor of the features' loss.
 
     Raises:
-        UsageError: for a wrong argument, a layer that is not there, or outputs of other
-            shapes than the teacher's.
+        UsageError: for a wrong argument, an unbuilt model, a layer that is not there,
+            or outputs of other shapes than the teacher's.
 
     Example:
         >>> import numpy as np, keras, kacc
@@ -84,8 +84,6 @@ class Distillation(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Checks that the models fit, before anything is changed."""
         super().set_model(model)
-        if not model.built:
-            return  # at the first step
         self._check_fit()
 
     def on_train_begin(self, logs: Any = None) -> None:

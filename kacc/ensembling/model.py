@@ -13,6 +13,7 @@ from kacc.core.arguments import whole
 from kacc.core.copying import Copier
 from kacc.core.errors import UsageError
 from kacc.core.graph import Graph, trace
+from kacc.core.outputs import are_unbounded, kinds_of
 from kacc.ensembling.functional import least_squares_weights, mixture_weights
 from kacc.ensembling.head import (
     answers_of,
@@ -60,8 +61,9 @@ def ensemble(
         A new model, to be compiled before it is trained.
 
     Raises:
-        UsageError: for fewer than two models, models that differ in inputs or outputs,
-            a wrong method, or data or weights that are missing or of no use.
+        UsageError: for fewer than two models, models that differ in inputs or outputs
+            (a mean also of probabilities and logits), a wrong method, or data or
+            weights that are missing or of no use.
 
     Example:
         >>> import numpy as np, keras, kacc
@@ -121,8 +123,38 @@ def _checked(
             received=f"{len(graphs[0].outputs)} outputs",
             fix='Pass method="average"',
         )
+    if method != "stacked":
+        _check_kinds(models, graphs)
     _check_weights(models, method, data, weights)
     return graphs
+
+
+def _check_kinds(models: Sequence[keras.Model], graphs: list[Graph]) -> None:
+    """Refuses means of probabilities and logits, which are neither."""
+    found = []
+    for model, graph in zip(models, graphs, strict=True):
+        kinds = tree.flatten(kinds_of(model))
+        unbounded = are_unbounded(graph)
+        found.append(
+            [
+                "unbounded" if k == "values" and u else k
+                for k, u in zip(kinds, unbounded, strict=True)
+            ]
+        )
+    for number, kinds in enumerate(zip(*found, strict=True)):
+        likely = [i for i, k in enumerate(kinds) if k in ("probabilities", "sigmoid")]
+        others = {"logits", "binary logits"}
+        if "probabilities" in kinds:  # a regression may be like a sigmoid
+            others.add("unbounded")
+        logits = [i for i, k in enumerate(kinds) if k in others]
+        if likely and logits:
+            raise UsageError(
+                "The members of a mean must all say probabilities, or all logits",
+                received=f"probabilities of model {likely[0]}, logits of model "
+                f"{logits[0]} (output {number})",
+                fix="End the one in a softmax (sigmoid) too: "
+                "keras.Sequential([model, keras.layers.Softmax()])",
+            )
 
 
 def _check_weights(models: Any, method: str, data: Any, weights: Any) -> None:

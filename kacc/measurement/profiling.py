@@ -18,8 +18,9 @@ from kacc.acceleration.trial import untouched
 from kacc.core import attach
 from kacc.core.arguments import whole
 from kacc.core.errors import UsageError
+from kacc.core.graph import is_container
 from kacc.core.shown import Shown
-from kacc.measurement.trace import OPTIMIZER, REST, scoped, trace_times
+from kacc.measurement.trace import OPTIMIZER, REST, composites, scoped, trace_times
 
 _WARM_UP = 3
 _SHOWN = 12  # layers in the table; the others are one line
@@ -33,7 +34,9 @@ class Part:
 
     Args:
         name: a layer's path, "input pipeline", "optimizer", or "loss, metrics, rest".
-        kind: of a layer, its class.
+        kind: of a layer, its class. Keras's layers that are made of others, such as
+            attention, have the time of these as well; of other layers, and models, that
+            hold layers it is that of their own operations.
         forward_ms, backward_ms: of its operations, in all threads; of the input
             pipeline, what a step waits for it.
         share: of the step with its data.
@@ -165,7 +168,7 @@ def profile(
         for _ in range(_WARM_UP):
             run()
         step_ms, with_data_ms = _steps(run, data, batch_size, steps)
-        times = trace_times(run, steps)
+        times = trace_times(run, steps, composites(layers))
     owners = {str(n): x for n, x in enumerate(layers)}
     # A step waits no longer for a batch than that takes alone: the rest is noise.
     wait = min(max(0.0, with_data_ms - step_ms), batch_ms)
@@ -242,13 +245,19 @@ def _parts(
         parts.append(
             Part(
                 shown if layer is None else layer.path or layer.name,
-                "" if layer is None else attach.base_class(layer).__name__,
+                "" if layer is None else _kind(layer),
                 forward * 1e3,
                 backward * 1e3,
                 (forward + backward) / total * in_step,
             )
         )
     return tuple(sorted(parts, key=lambda part: -part.share))
+
+
+def _kind(layer: Any) -> str:
+    """The class; of models and layers of one's own what the layers inside leave."""
+    name = str(attach.base_class(layer).__name__)
+    return f"{name} (own operations)" if is_container(layer) else name
 
 
 def _advice(

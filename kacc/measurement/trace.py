@@ -8,7 +8,7 @@ import re
 import tempfile
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from kacc.core.errors import KaccError
+from kacc.core.graph import is_container
 
 OPTIMIZER, REST = "optimizer", "rest"
 
@@ -66,12 +67,27 @@ def _in_scope(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return called
 
 
-def trace_times(run: Callable[[], Any], steps: int) -> dict[tuple[str, bool], float]:
+def composites(layers: list[Any]) -> frozenset[str]:
+    """The numbers of Keras's layers that are made of others, such as attention.
+
+    What is inside of them was not put there by whoever reads of it.
+    """
+    return frozenset(
+        str(number)
+        for number, layer in enumerate(layers)
+        if layer._layers and not is_container(layer)
+    )
+
+
+def trace_times(
+    run: Callable[[], Any], steps: int, whole: Collection[str] = ()
+) -> dict[tuple[str, bool], float]:
     """Seconds of the operations of one step, by owner and direction.
 
     Args:
         run: a step that was traced inside `scoped`.
         steps: how many are run; the times are their mean.
+        whole: numbers of layers that own what the layers inside of them do.
 
     Returns:
         (the number of a layer, OPTIMIZER or REST; whether it is the backward pass) ->
@@ -90,24 +106,31 @@ def trace_times(run: Callable[[], Any], steps: int) -> dict[tuple[str, bool], fl
         space = _planes().XSpace.FromString(found[0].read_bytes())
     times: dict[tuple[str, bool], float] = defaultdict(float)
     for name, seconds in _events(space):
-        times[owner(name)] += seconds / steps
+        times[owner(name, whole)] += seconds / steps
     return times
 
 
-def owner(name: str) -> tuple[str, bool]:
+def owner(name: str, whole: Collection[str] = ()) -> tuple[str, bool]:
     """Whose an operation is, and whether it is of the backward pass.
+
+    Args:
+        name: of the operation, with its scopes.
+        whole: numbers of layers that own what the layers inside of them do.
 
     Example:
         >>> owner("gradient_tape/model/kacc_layer_3x_1/Conv2D")
         ('3', True)
         >>> owner("kacc_optimizer/adam/Mul"), owner("compile_loss/Sum")
         (('optimizer', False), ('rest', False))
+        >>> owner("kacc_layer_1x/kacc_layer_2x/kacc_layer_3x/MatMul", whole={"2"})
+        ('2', False)
     """
     numbers = _LAYER.findall(name)
     if _OPTIMIZER_SCOPE in name:
         return OPTIMIZER, False
     # The innermost layer; what a model around it does itself is the model's.
-    return (numbers[-1] if numbers else REST), "gradient_tape" in name
+    found = next((n for n in numbers if n in whole), (numbers or [REST])[-1])
+    return found, "gradient_tape" in name
 
 
 def _events(space: Any) -> Iterator[tuple[str, float]]:

@@ -8,6 +8,7 @@ from kacc.quantization.config import SCHEMES, Scheme
 from kacc.quantization.model import (
     calibrate,
     quantize,
+    require_seen,
     scheme_of,
     skipped_by_rules,
     unseen_ranges,
@@ -23,6 +24,7 @@ __all__ = [
     "Simulation",
     "calibrate",
     "quantize",
+    "require_seen",
     "scheme_of",
     "simulate",
     "skipped_by_rules",

@@ -286,6 +286,34 @@ def unseen_ranges(model: keras.Model) -> list[str]:
     ]
 
 
+def require_seen(model: keras.Model, before: str, fix: str) -> None:
+    """Raises unless each range of a quantized model has been seen.
+
+    Args:
+        model: a quantized model.
+        before: what it must have been seen for, as the end of a sentence.
+        fix: what to do where the model was never trained.
+
+    Raises:
+        UsageError: with the tensors, and how a trained model may have lost its ranges.
+    """
+    unseen = unseen_ranges(model)
+    if unseen:
+        raise UsageError(
+            f"Every range of a quantized model must have been seen {before}",
+            received=f"none for {', '.join(unseen)}",
+            fix=f"{fix}. {_LOST}",
+        )
+
+
+# Weights of a float epoch hold the ranges as they were then: all zero.
+_LOST = (
+    "If it was trained, weights from before quantization began were put back, by "
+    "EarlyStopping(restore_best_weights=True), a checkpoint or set_weights: train with "
+    "start_epoch=0, or pass EarlyStopping the same start_from_epoch as start_epoch"
+)
+
+
 def calibrate(
     model: keras.Model, batches: Iterable[Any], ranges: str | Ranges = "minmax"
 ) -> None:

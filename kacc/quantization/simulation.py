@@ -30,7 +30,7 @@ from kacc.quantization.kernels import (
     kernels_named,
     kernels_of_width,
 )
-from kacc.quantization.model import placement_of, quantized, unseen_ranges
+from kacc.quantization.model import placement_of, quantized, require_seen
 from kacc.quantization.operators import Operators
 from kacc.quantization.transform import (
     Quantize,
@@ -73,13 +73,11 @@ def simulate(model: keras.Model, kernels: str = "xnnpack") -> keras.Model:
             received=f"the plain model {model.name!r}",
             fix="Call kacc.quantize(model) and train or calibrate it",
         )
-    unseen = unseen_ranges(model)
-    if unseen:
-        raise UsageError(
-            "Every range must have been seen before the simulation",
-            received=unseen[0],
-            fix="Train the model, or call kacc.quantization.calibrate(model, batches)",
-        )
+    require_seen(
+        model,
+        "before the simulation",
+        "Train the model, or call kacc.quantization.calibrate(model, batches)",
+    )
     return _SimulatedModel(model, arithmetic)
 
 
@@ -345,7 +343,11 @@ def _flat_inputs(model: keras.Model, args: Any) -> list[Any]:
 
 def _simulation_of(model: keras.Model) -> Simulation:
     """The model's simulation; kept while the same transforms are attached."""
-    present = [transform for _, transform in quantized(model)]
+    present = [
+        (transform, transform.enabled)
+        for operation in attach.attached(model)
+        for transform in attach.transforms_of(operation)
+    ]
     kept = getattr(model, "_kacc_simulation", None)
     if kept is None or kept[0] != present:
         with tf.init_scope():

@@ -14,7 +14,7 @@ from keras import tree
 from kacc.converters.signature import signature_of
 from kacc.core.errors import UsageError
 from kacc.core.graph import require_built
-from kacc.quantization.model import quantized, unseen_ranges
+from kacc.quantization.model import quantized, require_seen
 from kacc.splitting.build import Builder
 from kacc.splitting.layout import Layout, Stretch
 from kacc.splitting.ranges import CutError, Ranges
@@ -115,12 +115,11 @@ def _checked(parts: Any, at: Any, by: Any) -> int:
 
 
 def _require_seen(model: keras.Model) -> None:
-    unseen = unseen_ranges(model) if next(quantized(model), None) else []
-    if unseen:
-        raise UsageError(
-            "Every range of a quantized model must have been seen before it is split",
-            received=unseen[0],
-            fix="Train the model, or call kacc.quantization.calibrate(model, batches)",
+    if next(quantized(model), None) is not None:
+        require_seen(
+            model,
+            "before it is split",
+            "Train the model, or call kacc.quantization.calibrate(model, batches)",
         )
 
 

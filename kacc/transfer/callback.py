@@ -33,7 +33,8 @@ class Unfreezing(keras.callbacks.Callback):
             trained; 1.0 for all.
 
     Raises:
-        UsageError: for a wrong argument, or a model with nothing frozen in it.
+        UsageError: for a wrong argument, an unbuilt model, or one with nothing frozen
+            in it.
 
     Example:
         >>> import numpy as np, keras, kacc

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import layers
 
+PREPROCESSING = "preprocessing"  # the layer's name
+
 # Means and deviations of ImageNet's channels, red first, as in
 # keras.applications.imagenet_utils.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,14 +44,14 @@ def mode_of(function: Any) -> str | None:
 def layer_for(mode: str | None) -> Any:
     """The layer that does it, or None; the order of channels is `swap_channels`'."""
     if mode == "tf":
-        return layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")
+        return layers.Rescaling(1 / 127.5, offset=-1.0, name=PREPROCESSING)
     if mode == "torch":
         mean = [255 * m for m in _MEAN]
         variance = [(255 * d) ** 2 for d in _DEVIATION]
-        return layers.Normalization(mean=mean, variance=variance, name="preprocessing")
+        return layers.Normalization(mean=mean, variance=variance, name=PREPROCESSING)
     if mode == "caffe":
         return layers.Normalization(
-            mean=list(_CAFFE), variance=[1.0] * 3, name="preprocessing"
+            mean=list(_CAFFE), variance=[1.0] * 3, name=PREPROCESSING
         )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Callable
@@ -37,8 +38,9 @@ def pretrained(
         name: of the function in `keras.applications`, such as "MobileNet".
         classes: of the new head.
         weights: a file: weights (.weights.h5, .h5) or a saved model (.keras), with
-            ImageNet's head or without one; "imagenet", which Keras downloads; or None
-            for random ones, which are not frozen.
+            ImageNet's head or without one, or of such a model as this function makes
+            (.weights.h5, .keras), with a head of any size; "imagenet", which Keras
+            downloads; or None for random ones, which are not frozen.
         sha256: the digest that the file must have; without it, the one in the file
             beside it whose name ends in ".sha256", if there is one.
         input_shape: height, width and 3.
@@ -79,10 +81,12 @@ def pretrained(
         pooling="avg",
         **options,
     )
+    red_first = weights is None
     if path is not None:
-        load(body, lambda: _made(function, weights=None, **options), path)
+        whole_model = functools.partial(_made, function, weights=None, **options)
+        red_first = load(body, whole_model, path)
     mode = preprocessing.mode_of(function)
-    if weights is not None and mode == "caffe":
+    if mode == "caffe" and not red_first:
         preprocessing.swap_channels(body)
     body.trainable = weights is None
     inputs = x = keras.Input(input_shape, name="image")

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from kacc.core.errors import UsageError
+from kacc.transfer.preprocessing import PREPROCESSING
 
 
 def checked(path: str | os.PathLike[str], sha256: str | None) -> Path:
@@ -48,13 +49,17 @@ def checked(path: str | os.PathLike[str], sha256: str | None) -> Path:
     return file
 
 
-def load(body: keras.Model, whole: Callable[[], keras.Model], path: Path) -> None:
+def load(body: keras.Model, whole: Callable[[], keras.Model], path: Path) -> bool:
     """Gives a backbone the weights of a file, with a head in it or without.
 
     Args:
         body: the backbone.
         whole: makes the same with ImageNet's head.
-        path: a file of weights, or a saved model.
+        path: a file of weights, or a saved model; also of a model that
+            `kacc.pretrained` made, with a head of any size.
+
+    Returns:
+        Whether `kacc.pretrained` made it, so that it reads red first already.
 
     Raises:
         UsageError: if the file is not one of this architecture.
@@ -62,24 +67,53 @@ def load(body: keras.Model, whole: Callable[[], keras.Model], path: Path) -> Non
     if path.name.endswith(".keras"):
         saved = _of(lambda: keras.models.load_model(path, compile=False), path)
         _take(body, saved, path)
-        return
+        return any(layer.name == PREPROCESSING for layer in saved.layers)
     model = whole()
     try:
         with warnings.catch_warnings():  # of a file without a head, which is tried next
             warnings.simplefilter("ignore")
             model.load_weights(path)
     except Exception as with_head:
-        try:
-            body.load_weights(path)
-        except Exception as without:
-            lines = [str(e).strip().splitlines()[0] for e in (with_head, without)]
-            raise UsageError(
-                f"The file must have the weights of {body.name}",
-                received=f"{path.name}: {lines[0][:200]}",
-                fix="Pass the options that it was made with, such as alpha=0.75",
-            ) from without
-        return
+        if _loads(body, path):
+            return False
+        if _loads(_around(body), path):
+            return _reads_preprocessed(path)
+        raise UsageError(
+            f"The file must have the weights of {body.name}",
+            received=f"{path.name}: {str(with_head).strip().splitlines()[0][:200]}",
+            fix="Pass the options that it was made with, such as alpha=0.75",
+        ) from with_head
     _take(body, model, path)
+    return False
+
+
+def _loads(model: keras.Model, path: Path) -> bool:
+    """Loads a file of weights if it is the model's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model.load_weights(path)
+        except Exception:
+            return False
+    return True
+
+
+def _around(body: keras.Model) -> keras.Model:
+    """A model with the backbone inside, as in a file of `kacc.pretrained`'s result.
+
+    What such a file has besides, the head, is not asked for.
+    """
+    inputs = keras.Input(body.input_shape[1:])
+    return keras.Model(inputs, body(inputs))
+
+
+def _reads_preprocessed(path: Path) -> bool:
+    """Whether a file of weights is of a model that begins with preprocessing."""
+    import h5py
+
+    # Keras names what it stores by the class of the layer.
+    with h5py.File(path) as stored:
+        return bool({"normalization", "rescaling"} & set(stored["layers"]))
 
 
 def _of(make: Callable[[], Any], path: Path) -> Any:

@@ -105,7 +105,39 @@ def test_arguments_of_keras_have_its_names_order_and_defaults():
         n: p.default for n, p in theirs.items()
     }
     rest = list(ours)[len(theirs) :]
+    assert rest.pop() == "others"  # for which there are only errors
     assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in rest)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"target_size": (9, 8), "class_mode": "sparse", "rescale": 0.5},
+            "target_size, class_mode, rescale'. Pass image_size=(9, 8), "
+            "label_mode='int', augmentation={'rescale': 0.5}.",
+        ),
+        ({"classes": ["a"]}, "Pass class_names=['a']."),
+        ({"featurewise_center": True}, "(`featurewise_center`)."),
+        ({"save_to_dir": "x", "save_prefix": "y"}, "preview in place of `save_to_dir`"),
+        ({"verbose": False, "seeds": 1}, "Leave `verbose` out; leave `seeds` out."),
+    ],
+)
+def test_arguments_of_the_generator_are_told_their_names_here(folder, given, said):
+    with pytest.raises(kacc.UsageError, match=re.escape(said)) as caught:
+        flow_from_directory(folder, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_error_says_is_taken(folder):
+    theirs = {"target_size": (9, 8), "class_mode": "categorical", "rescale": 0.5}
+    with pytest.raises(kacc.UsageError) as caught:
+        flow_from_directory(folder, **theirs)
+    way = str(caught.value).rpartition("Pass ")[2].rstrip(".")
+    images, labels = everything(eval(f"flow_from_directory(folder, {way})"))
+    assert images.shape[1:] == (9, 8, 3)
+    assert images.max() <= 127.5
+    assert labels.shape == (16, 2)
 
 
 @pytest.mark.parametrize("color_mode", ["grayscale", "rgb", "rgba"])

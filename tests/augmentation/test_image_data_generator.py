@@ -283,8 +283,8 @@ def test_a_dictionary_is_taken_where_a_policy_is():
 
 def test_all_arguments_of_the_generator_are_known():
     names = set(inspect.signature(ImageDataGenerator.__init__).parameters) - {"self"}
-    assert names == set(module._DEFAULTS) | set(module._ELSEWHERE)
-    for name, default in module._DEFAULTS.items():
+    assert names == set(module.DEFAULTS) | set(module.ELSEWHERE)
+    for name, default in module.DEFAULTS.items():
         parameter = inspect.signature(ImageDataGenerator.__init__).parameters[name]
         assert parameter.default == default
 

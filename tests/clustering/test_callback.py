@@ -91,3 +91,15 @@ def test_mixed_precision_and_compiled_steps():
     model.compile("adam", "mse", jit_compile=True)
     fit(model, kacc.callbacks.WeightClustering(4), epochs=2)
     assert max(clusters(model).values()) == 4
+
+
+@pytest.mark.parametrize("start_epoch", [0, 1])
+def test_a_fit_with_another_number_goes_on_from_the_weights(start_epoch):
+    model = mlp()
+    model.optimizer.learning_rate = 1e-6
+    fit(model, kacc.callbacks.WeightClustering(16))
+    before = model.predict(X, verbose=0)
+    fit(model, kacc.callbacks.WeightClustering(12, start_epoch=start_epoch))
+    assert clusters(model) == {"one": 12, "two": 12}
+    after = model.predict(X, verbose=0)
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.95

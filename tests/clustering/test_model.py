@@ -97,6 +97,58 @@ def test_again_with_other_numbers():
     assert "head" not in clusters(model)
 
 
+def constrained(constraint):
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(
+        8, use_bias=False, kernel_constraint=constraint, name="dense"
+    )
+    model = keras.Sequential([keras.Input((6,)), dense])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    return model
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_centroids_are_not_negative_where_weights_must_not_be(tmp_path):
+    model = kacc.cluster(constrained("non_neg"), 4)
+    model.save(tmp_path / "model.keras")
+    for one in (model, keras.models.load_model(tmp_path / "model.keras")):
+        x = np.abs(IMAGES[:, 0].reshape(16, -1)[:, :6])  # pulls all weights down
+        one.fit(x, -np.ones((16, 8)), epochs=20, verbose=0)
+        assert kacc.strip(one).get_layer("dense").kernel.numpy().min() >= 0
+
+
+def test_constraints_that_clustered_weights_break_are_named():
+    with pytest.warns(UserWarning, match="Received: MaxNorm of dense"):
+        kacc.cluster(constrained("max_norm"), 4)
+
+
+def centroids(model):
+    return [v for v in model.variables if "centroids" in v.path]
+
+
+@pytest.mark.filterwarnings("error:Gradients do not exist:UserWarning")
+@pytest.mark.parametrize("quantized", [False, True])
+def test_centroids_of_another_count_or_kind_are_gone(quantized, tmp_path):
+    model = compiled(kacc.cluster(convolutional(), 8))
+    if quantized:
+        kacc.quantize(model)
+    model.fit(IMAGES, LABELS, verbose=0)
+    rules = [kacc.Rule("head", skip=True)]
+    for again in ({"per": "channel"}, {"rules": rules}):
+        kacc.cluster(model, 4, **again)
+        assert len(centroids(model)) == len(clusters(model))
+        trained = model.optimizer._trainable_variables
+        assert list(map(id, trained)) == list(map(id, model.trainable_variables))
+        model.fit(IMAGES, LABELS, verbose=0)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert len(centroids(loaded)) == len(clusters(loaded))
+        np.testing.assert_array_equal(
+            loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0)
+        )
+    loaded.fit(IMAGES, LABELS, verbose=0)
+
+
 @pytest.mark.parametrize("order", ["prune first", "cluster first"])
 def test_zeros_of_pruning_stay_and_are_one_of_the_clusters(order):
     model = compiled(convolutional())

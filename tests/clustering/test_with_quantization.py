@@ -104,3 +104,16 @@ def test_zeros_clusters_and_integers(tmp_path):
     assert sum(w.zeros for w in stored) >= 0.5 * sum(w.size for w in stored)
     assert max(len(np.unique(w.values)) for w in stored) <= 6
     assert kacc.parity(model, artifact, X).equal == 1.0
+
+
+def test_what_the_model_says_follows_what_is_attached():
+    """Also where it has answered in integers before."""
+    keras.utils.set_random_seed(0)
+    dense = layers.Dense(8, name="dense")
+    model = kacc.quantize(keras.Sequential([keras.Input((8, 3)), dense]))
+    x = X[:, 0]
+    kacc.quantization.calibrate(model, [x])
+    model.predict(x, verbose=0)
+    kacc.cluster(model, 3)
+    expected = kacc.simulate(model).predict(x, verbose=0)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), expected)

@@ -121,6 +121,27 @@ def test_ranges_that_no_step_has_seen_need_calibration(images, tmp_path):
     assert parity(model, artifact, images).equal == 1
 
 
+@pytest.mark.filterwarnings("ignore:A monitor should compare epochs of one kind")
+def test_weights_from_before_the_start_are_named_as_a_reason(images, tmp_path):
+    model = untrained()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    qat = kacc.callbacks.QuantizationAwareTraining(start_epoch=1)
+    best = keras.callbacks.EarlyStopping(
+        "epoch", mode="min", restore_best_weights=True, patience=9
+    )
+    number = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(epoch=epoch)
+    )
+    labels = np.arange(len(images)) % 4
+    model.fit(images, labels, epochs=2, verbose=0, callbacks=[qat, number, best])
+    with pytest.raises(UsageError, match=r"before quantization began") as caught:
+        convert(model, tmp_path / "m.tflite", "tflite-int8")
+    for way in ("start_epoch=0", "start_from_epoch", "calibration="):
+        assert way in str(caught.value)
+    assert "\n" not in str(caught.value)
+    convert(model, tmp_path / "m.tflite", "tflite-int8", images)
+
+
 def test_bad_calibration_of_a_quantized_model(images, tmp_path):
     model = kacc.quantize(untrained())
     with pytest.raises(UsageError, match="must be finite"):

@@ -54,6 +54,14 @@ def test_tracker_refuses_and_takes_variables(dense):
     assert child not in dense._layers
 
 
+def test_a_built_layer_lets_go_of_a_variable(dense):
+    """core.transform: centroids of another count are forgotten."""
+    dense._untrack_variable(dense.bias)
+    assert [v.name for v in dense.variables] == ["kernel"]
+    assert [v.name for v in dense.trainable_variables] == ["kernel"]
+    assert dense._tracker.locked
+
+
 def test_post_build_is_called_by_a_build_that_may_still_add_state():
     """core.attach: where transforms make the variables of a layer wrapped unbuilt."""
     seen = []

@@ -313,3 +313,11 @@ def test_unfit_teachers_are_found_before_the_fit():
     callback = Distillation(network(6), features={"conv": "conv"}, feature_loss="mse")
     with pytest.raises(UsageError, match="cannot be compared by 'mse'"):
         fit(network(2), callback)
+
+
+def test_an_unbuilt_student_is_refused_before_the_first_step():
+    student = keras.Sequential([layers.Flatten(), layers.Dense(3)])
+    student.compile("sgd", SPARSE(from_logits=True))
+    with pytest.raises(UsageError, match="model must be built"):
+        fit(student, Distillation(network(2)))
+    assert not student.built

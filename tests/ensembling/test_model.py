@@ -258,7 +258,8 @@ def test_structures_of_outputs():
         np.testing.assert_allclose(found[key], mean, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["average", "weighted", "stacked"])
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("method", ["stacked", "average", "weighted"])
 def test_saved_quantized_and_converted_as_one_file(method, tmp_path):
     both = kacc.ensemble([member(0), member(1)], method, data=(X, Y), epochs=2)
     both.save(tmp_path / "both.keras")
@@ -317,6 +318,33 @@ def test_distilled_back_into_one():
 def test_wrong_calls(call, said):
     with pytest.raises(UsageError, match=said):
         call([member(0), member(1)])
+
+
+@pytest.mark.parametrize("method", ["average", "weighted"])
+def test_probabilities_and_logits_have_no_mean(method):
+    members = [member(0), member(1, activation=None)]
+    for given in (members, members[::-1]):
+        with pytest.raises(UsageError, match="or all logits") as caught:
+            kacc.ensemble(given, method, data=(X, Y))
+        assert "\n" not in str(caught.value)
+    sharp = keras.Sequential([members[1], layers.Softmax()])
+    found = kacc.ensemble([members[0], sharp]).predict(X, verbose=0)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    kacc.ensemble([kacc.ensemble([members[0], sharp]), members[0]])
+
+
+def test_logits_that_only_the_loss_tells():
+    def scaled(activation):
+        head = [layers.Dense(2, activation), layers.Rescaling(1.0)]
+        return keras.Sequential([keras.Input((4,)), *head])
+
+    plain = keras.Sequential([keras.Input((4,)), layers.Dense(2, "softmax")])
+    told = scaled(None)
+    kacc.ensemble([plain, scaled("softmax")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    told.compile("sgd", loss)
+    with pytest.raises(UsageError, match="logits of model 1"):
+        kacc.ensemble([plain, told])
 
 
 def test_models_must_fit_together():

@@ -123,6 +123,36 @@ def test_models_that_were_changed(treatment):
     model.fit(*data_of(model), verbose=0)
 
 
+class Block(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(8, name="inner")
+
+    def call(self, x):
+        return self.inner(x) * keras.ops.exp(x)
+
+
+def test_layers_made_of_others():
+    """Those of Keras are one part; those of one's own say what they have alone."""
+    inputs = keras.Input((16, 8))
+    attention = layers.MultiHeadAttention(2, 8, dropout=0.1, name="attention")
+    x = Block(name="block")(attention(inputs, inputs))
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "mse")
+    result = profile(model, data_of(model), steps=2)
+    kinds = {part.name.split("/")[-1]: part.kind for part in result.parts if part.kind}
+    named = {n: k for n, k in kinds.items() if n in ("attention", "block", "inner")}
+    assert named == {
+        "attention": "MultiHeadAttention",
+        "block": "Block (own operations)",
+        "inner": "Dense",
+    }
+    assert not {"EinsumDense", "Softmax", "Dropout"} & set(kinds.values())
+    assert (
+        next(p for p in result.parts if p.kind == "MultiHeadAttention").backward_ms > 0
+    )
+
+
 def test_a_profile_is_printed():
     model = convolutional()
     text = str(profile(model, data_of(model), steps=2))

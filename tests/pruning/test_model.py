@@ -388,3 +388,18 @@ def test_a_model_without_weights():
     model = keras.Sequential([keras.Input((4,)), layers.ReLU()])
     with pytest.raises(UsageError, match="a model without weights"):
         kacc.prune(model, 0.5)
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+@pytest.mark.parametrize("kind", ["NonNeg", "MaxNorm"])
+def test_constraints_hold_for_pruned_weights(kind, regrow):
+    constraint = getattr(keras.constraints, kind)()
+    dense = keras.layers.Dense(8, kernel_constraint=constraint)
+    model = keras.Sequential([keras.Input((6,)), dense])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    kacc.prune(model, 0.5, keep_ends=False, regrow=regrow)
+    x = np.random.default_rng(0).normal(size=(16, 6))
+    model.fit(x, -3 * np.ones((16, 8)), epochs=2, verbose=0)
+    used = kacc.strip(model).layers[0].kernel.numpy()
+    assert 24 <= (used == 0).sum() < used.size
+    np.testing.assert_allclose(constraint(used), used, rtol=1e-5)

@@ -147,3 +147,11 @@ def test_nothing_frozen():
     model.get_layer("body").trainable = True
     with pytest.raises(UsageError, match="something frozen"):
         fit(model, Unfreezing(1))
+
+
+def test_an_unbuilt_model_is_refused_before_the_first_step():
+    model = keras.Sequential([layers.Flatten(), layers.Dense(3, trainable=False)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(UsageError, match="model must be built"):
+        fit(model, Unfreezing(1))
+    assert not model.built

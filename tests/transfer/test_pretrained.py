@@ -12,6 +12,21 @@ IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float3
 SMALL = {"input_shape": (32, 32, 3), "alpha": 0.25}
 
 
+def small_one(name):
+    """Stands in for a function of keras.applications, in its module."""
+
+    def function(
+        weights=None, include_top=True, input_shape=(224, 224, 3), pooling=None
+    ):
+        inputs = keras.Input(input_shape)
+        x = layers.Conv2D(4, 3, activation="relu", name="first")(inputs)
+        x = layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, layers.Dense(9)(x) if include_top else x)
+
+    function.__module__ = getattr(keras.applications, name).__module__
+    return function
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """MobileNet's weights with a head and without one, and the model as a whole."""
@@ -45,13 +60,24 @@ def test_files_with_and_without_a_head(files, name):
 @pytest.mark.parametrize(
     ("name", "size", "options"),
     [
-        ("ResNet50", 32, {}),
+        pytest.param("ResNet50", 32, {}, marks=pytest.mark.slow),
         pytest.param("DenseNet121", 32, {}, marks=pytest.mark.slow),
-        ("MobileNetV2", 32, {"alpha": 0.35}),
-        ("EfficientNetB0", 32, {}),
+        pytest.param("MobileNetV2", 32, {"alpha": 0.35}, marks=pytest.mark.slow),
+        ("MobileNet", 32, {"alpha": 0.25}),
+        pytest.param("EfficientNetB0", 32, {}, marks=pytest.mark.slow),
     ],
 )
 def test_images_are_what_preprocess_input_makes_of_them(name, size, options, tmp_path):
+    compare_with_preprocess_input(name, size, options, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "DenseNet121", "EfficientNetB0"])
+def test_so_they_are_before_a_small_backbone(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.applications, name, small_one(name))
+    compare_with_preprocess_input(name, 32, {}, tmp_path)
+
+
+def compare_with_preprocess_input(name, size, options, tmp_path):
     keras.utils.set_random_seed(0)
     function = getattr(keras.applications, name)
     body = function(
@@ -70,6 +96,31 @@ def test_images_are_what_preprocess_input_makes_of_them(name, size, options, tmp
     found = inner.predict(IMAGES, verbose=0)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, atol=2e-4 * scale)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+@pytest.mark.parametrize("name", ["MobileNet", "VGG16"])
+def test_files_of_its_own_results(files, name, suffix, tmp_path, monkeypatch):
+    """VGG16 was trained on blue first, which the result no more reads."""
+    folder, _ = files
+    options, weights = SMALL, folder / "whole.weights.h5"
+    if name == "VGG16":  # a small one stands in for it
+        function = small_one(name)
+        monkeypatch.setattr(keras.applications, name, function)
+        options, weights = {"input_shape": (32, 32, 3)}, tmp_path / "vgg.weights.h5"
+        function(include_top=False, input_shape=(32, 32, 3)).save_weights(weights)
+    made = kacc.pretrained(name, 7, weights, **options)
+    path = tmp_path / f"own{suffix}"
+    made.save(path) if suffix == ".keras" else made.save_weights(path)
+    for head in (5, 7):
+        again = kacc.pretrained(name, head, path, dropout=0.0, **options)
+        assert len(again.trainable_variables) == 2
+        found, expected = (
+            keras.Model(m.inputs, m.layers[-1].input).predict(IMAGES, verbose=0)
+            for m in (again, made)
+        )
+        assert np.ptp(expected) > 0
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_digests(files):

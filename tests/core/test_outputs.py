@@ -2,7 +2,7 @@ import keras
 import pytest
 from keras import layers, ops
 
-from kacc.distillation.outputs import kinds_of
+from kacc.core.outputs import kinds_of
 
 
 def model(*last):

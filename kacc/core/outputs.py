@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kacc.core.graph import Tensor, trace
+from kacc.core.graph import Call, Graph, Tensor, trace
 
 
 def kinds_of(model: keras.Model) -> Any:
@@ -30,23 +30,52 @@ def kinds_of(model: keras.Model) -> Any:
     losses = _losses(getattr(model, "loss", None), model, graph.output_structure)
 
     def kind(tensor: Tensor, loss: Any) -> str:
-        while tensor in made:
-            call = made[tensor]
-            name = _activation(call.operation)
-            if name == "softmax":
-                return "probabilities"
-            if name == "sigmoid":
-                return "sigmoid"
-            # A cast to float32, as mixed precision asks for, changes nothing.
-            if name != "linear" or not isinstance(
-                call.operation, keras.layers.Activation
-            ):
-                break
-            tensor = call.inputs[0]
-        return _logits_of(loss) or "values"
+        call = _last_call(made, tensor)
+        name = None if call is None else _activation(call.operation)
+        if name == "softmax":
+            return "probabilities"
+        return "sigmoid" if name == "sigmoid" else _logits_of(loss) or "values"
 
     kinds = map(kind, graph.outputs, losses)
     return keras.tree.pack_sequence_as(graph.output_structure, list(kinds))
+
+
+def are_unbounded(graph: Graph) -> list[bool]:
+    """Whether each output is a sum that nothing bounds, as logits are.
+
+    Args:
+        graph: of the model.
+
+    Returns:
+        For each output, flat: True where a layer with a kernel and no activation of
+        its own makes it.
+
+    Example:
+        >>> import keras
+        >>> layers = [keras.Input((4,)), keras.layers.Dense(2)]
+        >>> are_unbounded(trace(keras.Sequential(layers)))
+        [True]
+    """
+    made = graph.producers()
+    calls = [_last_call(made, tensor) for tensor in graph.outputs]
+    return [
+        call is not None
+        and hasattr(call.operation, "kernel")
+        and _activation(call.operation) == "linear"
+        for call in calls
+    ]
+
+
+def _last_call(made: dict[Tensor, Call], tensor: Tensor) -> Call | None:
+    """What makes a tensor; None if it is an input."""
+    while tensor in made:
+        call = made[tensor]
+        # A cast to float32, as mixed precision asks for, changes nothing.
+        cast = isinstance(call.operation, keras.layers.Activation)
+        if not cast or _activation(call.operation) != "linear":
+            return call
+        tensor = call.inputs[0]
+    return None
 
 
 def _losses(loss: Any, model: keras.Model, structure: Any) -> list[Any]:
@@ -78,7 +107,7 @@ def _activation(operation: Any) -> str | None:
 def _logits_of(loss: Any) -> str | None:
     """The kind of logits that a compiled loss takes, or None if it takes others."""
     # Where losses keep the arguments of their function is private; without it logits
-    # count as values. tests/distillation/test_outputs.py tells.
+    # count as values. tests/core/test_outputs.py tells.
     options = getattr(loss, "_fn_kwargs", {})
     if getattr(loss, "from_logits", False) or options.get("from_logits", False):
         return "binary logits" if "Binary" in type(loss).__name__ else "logits"
