@@ -42,8 +42,8 @@ def main() -> int:
     options = arguments(
         __doc__,
         ("--rounds", {"type": int, "default": 60, "help": "steps of each (60)"}),
-        ("--accuracy", {"action": "store_true", "help": "train: about 25 minutes"}),
-        ("--seeds", {"type": int, "default": 3, "help": "of --accuracy (3)"}),
+        ("--accuracy", {"action": "store_true", "help": "train: about 30 minutes"}),
+        ("--seeds", {"type": int, "default": 6, "help": "of --accuracy (6)"}),
     )
     return _accuracy(options) if options.accuracy else _times(options)
 

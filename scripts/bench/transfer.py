@@ -115,13 +115,21 @@ def _raw(images: np.ndarray) -> np.ndarray:
 
 
 def _model(way: Way, settings: Settings) -> Any:
+    import keras
+
     import kacc
 
     shape = (settings.size, settings.size, 3)
     weights = WEIGHTS if way.pretrained else None
-    return kacc.pretrained(
+    model = kacc.pretrained(
         "MobileNet", len(CLASSES), weights, input_shape=shape, alpha=0.75
     )
+    if not way.pretrained:
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # With Keras's 0.99 so few steps end with the statistics of the first.
+                layer.momentum = 0.9
+    return model
 
 
 def _train(
