@@ -38,9 +38,21 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spares the collector what TensorFlow's import made: half a second each time.
+    """Spares the collector what TensorFlow's import made."""
+    _freeze()
 
-    TensorFlow collects at every conversion.
+
+@pytest.fixture(autouse=True, scope="module")
+def _spared():
+    """Spares it what remains of a module: fixtures of the session, traces in caches."""
+    yield
+    _freeze()
+
+
+def _freeze():
+    """What there is now is not looked at again: half a second of each conversion.
+
+    TensorFlow collects at every one.
     """
     gc.collect()
     gc.freeze()
