@@ -14,6 +14,10 @@ import keras
 from kacc.core.errors import UsageError
 from kacc.transfer.preprocessing import PREPROCESSING
 
+# What Keras raises for a file of other weights: by its count or shapes of variables, by
+# names that HDF5 does not find, and for a file that is no HDF5.
+_UNFIT = (ValueError, KeyError, OSError)
+
 
 def checked(path: str | os.PathLike[str], sha256: str | None) -> Path:
     """The path of a file of weights, if its content is what it should be.
@@ -73,7 +77,7 @@ def load(body: keras.Model, whole: Callable[[], keras.Model], path: Path) -> boo
         with warnings.catch_warnings():  # of a file without a head, which is tried next
             warnings.simplefilter("ignore")
             model.load_weights(path)
-    except Exception as with_head:
+    except _UNFIT as with_head:
         if _loads(body, path):
             return False
         if _loads(_around(body), path):
@@ -93,7 +97,7 @@ def _loads(model: keras.Model, path: Path) -> bool:
         warnings.simplefilter("ignore")
         try:
             model.load_weights(path)
-        except Exception:
+        except _UNFIT:
             return False
     return True
 

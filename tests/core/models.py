@@ -185,6 +185,22 @@ def plain():
     return _built(Plain)
 
 
+class Tied(keras.Model):
+    """Reads its table of words to say which word is next."""
+
+    def __init__(self, words, turned):
+        super().__init__()
+        self.table = layers.Embedding(words, 6, name="table")
+        self.dense = layers.Dense(6, name="dense")
+        self.turned = turned
+
+    def call(self, inputs):
+        x = self.dense(self.table(inputs))
+        if self.turned:
+            return ops.matmul(x, ops.transpose(self.table.embeddings))
+        return ops.einsum("bld,vd->blv", x, self.table.embeddings)
+
+
 GRAPHS = [sequential, functional, nested, operators, shared, several]
 MODELS = [*GRAPHS, subclassed, plain]
 

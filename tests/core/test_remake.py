@@ -8,29 +8,14 @@ from keras import layers, ops
 import kacc
 from kacc.core.graph import trace
 from kacc.core.remake import tied
+from tests.core.models import Tied
 
 WORDS = np.array([[1, 2, 3, 4], [4, 3, 2, 0]])
 
 
-class Tied(keras.Model):
-    """Reads its table of words to say which word is next."""
-
-    def __init__(self, turned):
-        super().__init__()
-        self.table = layers.Embedding(12, 6, name="table")
-        self.dense = layers.Dense(6, name="dense")
-        self.turned = turned
-
-    def call(self, inputs):
-        x = self.dense(self.table(inputs))
-        if self.turned:
-            return ops.matmul(x, ops.transpose(self.table.embeddings))
-        return ops.einsum("bld,vd->blv", x, self.table.embeddings)
-
-
 def model(turned=True):
     keras.utils.set_random_seed(0)
-    made = Tied(turned)
+    made = Tied(12, turned)
     made(WORDS)
     return made
 

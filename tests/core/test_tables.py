@@ -13,6 +13,7 @@ from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.left import read_elsewhere, unknown_type
 from kacc.pruning.masks import pruned_layers, share_of
+from tests.core.models import Tied
 from tests.core.processes import run_python
 
 WORDS, LENGTH = 120, 8
@@ -211,24 +212,10 @@ class Reader(layers.Layer):
         return ops.matmul(x, ops.transpose(table))
 
 
-class Tied(keras.Model):
-    def __init__(self, turned):
-        super().__init__()
-        self.table = layers.Embedding(WORDS, 6, name="table")
-        self.dense = layers.Dense(6, name="dense")
-        self.turned = turned
-
-    def call(self, inputs):
-        x = self.dense(self.table(inputs))
-        if self.turned:
-            return ops.matmul(x, ops.transpose(self.table.embeddings))
-        return ops.einsum("bld,vd->blv", x, self.table.embeddings)
-
-
 def tied(kind):
     keras.utils.set_random_seed(0)
     if kind in ("turned", "einsum"):
-        model = Tied(kind == "turned")
+        model = Tied(WORDS, kind == "turned")
         model(X)
         return model
     inputs = keras.Input((LENGTH,), dtype="int32")
