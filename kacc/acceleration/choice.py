@@ -15,7 +15,7 @@ from kacc.acceleration.batches import batches, check_data, first_batch
 from kacc.acceleration.changes import check_model, set_optimizer
 from kacc.acceleration.trial import untouched
 from kacc.core import attach
-from kacc.core.arguments import whole
+from kacc.core.arguments import is_number, whole
 from kacc.core.errors import UsageError
 from kacc.core.shown import Shown
 
@@ -136,7 +136,7 @@ def choose_optimizer(
     check_model(model, compiled=True)
     check_data(data, batch_size)
     whole("steps", steps, 1)
-    if loss is not None and not isinstance(loss, int | float):
+    if loss is not None and not is_number(loss):
         raise UsageError("`loss` must be a number, or None", received=loss)
     first_batch(data, batch_size)
     optimizers = {"as compiled": model.optimizer, **_named(candidates)}

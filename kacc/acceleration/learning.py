@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import keras
 
 from kacc.acceleration.changes import check_model, note, optimizer_of, take
 from kacc.core import attach
-from kacc.core.arguments import whole
+from kacc.core.arguments import is_number, whole
 from kacc.core.errors import UsageError
 from kacc.core.optimizers import rebuild_optimizer
 
@@ -45,7 +44,7 @@ def warmup_cosine(
         ("warmup", warmup, lambda value: 0 <= value < steps),
         ("final", final, lambda value: 0 <= value <= 1),
     ):
-        if not (_is_number(value) and fits(value)):
+        if not (is_number(value) and fits(value)):
             raise UsageError(
                 f"`{name}` makes no schedule of {steps} steps",
                 received=value,
@@ -125,7 +124,7 @@ def average_weights(
         'SwapEMAWeights'
     """
     check_model(model, compiled=True)
-    if not (_is_number(momentum) and 0 <= momentum < 1):
+    if not (is_number(momentum) and 0 <= momentum < 1):
         raise UsageError("`momentum` must be from 0 to less than 1", received=momentum)
     optimizer = optimizer_of(model)
     note(model, "average", (optimizer.use_ema, optimizer.ema_momentum))
@@ -153,7 +152,3 @@ def undo_averaging(model: keras.Model) -> None:
             optimizer.use_ema = False
             vars(optimizer).pop("_model_variables_moving_average", None)
             rebuild_optimizer(optimizer)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from kacc.acceleration.changes import (
     take,
 )
 from kacc.core import attach, rules
-from kacc.core.arguments import whole
+from kacc.core.arguments import is_number, whole
 from kacc.core.errors import UsageError
 from kacc.core.optimizers import rebuild_optimizer
 
@@ -183,8 +182,7 @@ def _pays(layer: Any) -> bool:
 
 def check_memory(value: Any) -> None:
     """Raises a UsageError for what is no number of bytes."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if value is not None and not (is_number and value > 0):
+    if value is not None and not (is_number(value) and value > 0):
         raise UsageError(
             "`memory` must be a number of bytes, or None",
             received=value,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kacc.core.arguments import is_number
 from kacc.core.errors import UsageError
 
 Range = float | tuple[float, float]
@@ -22,7 +23,7 @@ def number(
     Raises:
         UsageError: if it is none, not finite, or not from `low` to `high`.
     """
-    if not _is_number(value) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         bounds = [f"at least {low:g}"] if low > -math.inf else []
         bounds += [f"at most {high:g}"] if high < math.inf else []
         raise UsageError(
@@ -88,7 +89,7 @@ def interval(
         >>> interval("`factor`", 0.2, around=1.0), interval("`degrees`", (0, 90))
         ((0.8, 1.2), (0.0, 90.0))
     """
-    if _is_number(value) and value >= 0:
+    if is_number(value) and value >= 0:
         ends = (max(around - value, low), around + value)
     elif _is_pair(value):
         ends = (value[0], value[1])
@@ -109,10 +110,5 @@ def _is_pair(value: Any) -> bool:
     return (
         isinstance(value, (tuple, list))
         and len(value) == 2
-        and all(_is_number(end) for end in value)
+        and all(is_number(end) for end in value)
     )
-
-
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, numbers.Real) and type(value) is not bool
-    return is_real and math.isfinite(value)

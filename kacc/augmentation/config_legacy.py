@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from kacc.augmentation import checks
 from kacc.augmentation.config import Transform
+from kacc.core.arguments import is_number
 from kacc.core.errors import UsageError
 
 Shift = float | tuple[float, ...]
@@ -69,7 +70,7 @@ def _shift(name: str, value: Any) -> Shift:
     """A number of zero or more, or a tuple of numbers."""
     if isinstance(value, (tuple, list)) and value:
         return tuple(checks.number(name, entry) for entry in value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value < 0:
+    if not is_number(value) or value < 0:
         raise UsageError(
             f"{name} must be a number of zero or more, or a list of numbers",
             received=value,

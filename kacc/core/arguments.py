@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 from kacc.core.errors import UsageError
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite real number: not True or False, not text.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number(float("nan")), is_number("1")
+        (True, False, False, False)
+    """
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
 
 
 def whole(name: str, value: Any, least: int, of: str = "", fix: str = "") -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from kacc.core.arguments import is_number
 from kacc.core.errors import UsageError
 from kacc.core.registry import Weight
 from kacc.pruning import functional
@@ -173,8 +173,7 @@ def sparsity_checked(sparsity: Any, name: str = "`sparsity`") -> float:
     Raises:
         UsageError: if it is no number from 0 to less than 1.
     """
-    is_number = isinstance(sparsity, numbers.Real) and not isinstance(sparsity, bool)
-    if not is_number or not 0 <= sparsity < 1:
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise UsageError(
             f"{name} must be the share of weights to remove, from 0 to less than 1",
             received=sparsity,

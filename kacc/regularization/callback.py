@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kacc.core import left, registry
 from kacc.core import rules as core_rules
+from kacc.core.arguments import is_number
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.loss_terms import LossTerm, add_term, check_used, remove_term
@@ -163,7 +164,6 @@ def _value(variable: Any) -> Any:
 
 
 def _factor(name: str, value: Any) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < float("inf"):
+    if not is_number(value) or value < 0:
         raise UsageError(f"`{name}` must be a number, at least 0", received=value)
     return float(value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kacc.core.arguments import whole
+from kacc.core.arguments import is_number, whole
 from kacc.core.errors import UsageError
 
 # Activations whose exponentials take a table or an operator of their own on devices,
@@ -159,7 +158,7 @@ class Width:
     weights: str = "fresh"
 
     def __post_init__(self) -> None:
-        if not _is_number(self.multiplier) or not 0 < self.multiplier < math.inf:
+        if not is_number(self.multiplier) or not self.multiplier > 0:
             raise UsageError(
                 "`multiplier` must be a number above 0", received=self.multiplier
             )
@@ -223,11 +222,11 @@ class InsertBatchNormalization:
     epsilon: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not _is_number(self.momentum) or not 0 <= self.momentum < 1:
+        if not is_number(self.momentum) or not 0 <= self.momentum < 1:
             raise UsageError(
                 "`momentum` must be from 0 to less than 1", received=self.momentum
             )
-        if not _is_number(self.epsilon) or not 0 < self.epsilon < math.inf:
+        if not is_number(self.epsilon) or not self.epsilon > 0:
             raise UsageError("`epsilon` must be above 0", received=self.epsilon)
 
 
@@ -310,8 +309,4 @@ def _require_flags(config: Any, *names: str) -> None:
 
 
 def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 < value <= 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number(value) and 0 < value <= 1

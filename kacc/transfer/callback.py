@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kacc.core import attach
-from kacc.core.arguments import whole
+from kacc.core.arguments import is_number, whole
 from kacc.core.errors import UsageError
 from kacc.core.graph import trace
 from kacc.core.optimizers import extend_optimizer
@@ -56,10 +56,10 @@ class Unfreezing(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if learning_rate is not None and not (
-            _is_number(learning_rate) and 0 < learning_rate < float("inf")
+            is_number(learning_rate) and learning_rate > 0
         ):
             raise UsageError("`learning_rate` must be above 0", received=learning_rate)
-        if not _is_number(share) or not 0 < share <= 1:
+        if not is_number(share) or not 0 < share <= 1:
             raise UsageError("`share` must be above 0, up to 1", received=share)
         self.start_epoch = whole("start_epoch", start_epoch, 0, "epochs")
         self.learning_rate = learning_rate
@@ -146,10 +146,6 @@ class Unfreezing(keras.callbacks.Callback):
         for variable in self.model.variables:
             if id(variable) in trained:  # of what is attached to a frozen layer
                 variable.trainable = True
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_frozen(layer: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from kacc.core.arguments import whole
+from kacc.core.arguments import is_number, whole
 from kacc.core.errors import UsageError
 from kacc.transfer import preprocessing
 from kacc.transfer.weights import checked, load
@@ -164,5 +164,5 @@ def _check(classes: Any, input_shape: Any, dropout: Any) -> None:
         raise UsageError(
             "`input_shape` must be height, width and 3 channels", received=input_shape
         )
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+    if not is_number(dropout) or not 0 <= dropout < 1:
         raise UsageError("`dropout` must be from 0 to less than 1", received=dropout)
