@@ -258,3 +258,16 @@ def test_a_new_file_takes_the_place_of_the_old_one(dense, points, tmp_path):
     artifact = convert(dense, path, "tflite-float32")
     assert open_artifact(path) == artifact
     assert os.listdir(tmp_path) == ["m.tflite"]
+
+
+@pytest.mark.parametrize(("large", "times"), [(2**22, 0), (100, 1)])
+def test_memory_is_given_back_after_large_files_only(
+    dense, tmp_path, monkeypatch, large, times
+):
+    from kacc.converters import convert as module
+
+    calls = []
+    monkeypatch.setattr(module, "LARGE", large)
+    monkeypatch.setattr(module, "release", lambda: calls.append("released"))
+    convert(dense, tmp_path / "m.tflite", "tflite-float32")
+    assert len(calls) == times
