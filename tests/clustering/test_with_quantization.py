@@ -117,3 +117,17 @@ def test_what_the_model_says_follows_what_is_attached():
     kacc.cluster(model, 3)
     expected = kacc.simulate(model).predict(x, verbose=0)
     np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+
+
+def test_a_model_that_has_predicted_answers_anew_once_it_is_clustered():
+    """The simulation of before, of all weights, is not kept."""
+    model = network()
+    kacc.quantize(model)
+    fit(model)
+    clustering = kacc.callbacks.WeightClustering(2, start_epoch=1)
+    clustering.set_model(model)
+    before = model.predict(X, verbose=0)
+    clustering.on_epoch_begin(1)
+    after = model.predict(X, verbose=0)
+    assert not np.array_equal(after, before)
+    np.testing.assert_array_equal(after, kacc.simulate(model, "xnnpack")(X))
