@@ -1,7 +1,9 @@
 """What `check` finds in data of all forms, and that it finds nothing in sound data."""
 
+import io
 import struct
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import keras
@@ -11,7 +13,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
+import kacc
 from kacc.augmentation import check, exif
 
 RNG = np.random.default_rng(0)
@@ -348,3 +352,159 @@ def test_broken_exif_data_of_a_whole_file_is_no_error(data):
         segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
         photo(path, None, segment)
         exif.is_rotated(path)  # raises nothing
+
+
+def test_photos_that_lie_on_their_side_are_named(folder):
+    photo(folder / "cats" / "upright.jpg", 1)
+    photo(folder / "cats" / "side.jpg", 6)
+    found = check(folder)
+    assert found.train.rotated == ("cats/side.jpg",)
+    assert found.problems == (
+        "train: 1 image lies on its side: its EXIF rotation is ignored; turn the "
+        "pixels: cats/side.jpg",
+    )
+    photo(folder / "dogs" / "head.jpg", 3)
+    assert "2 images lie on their side" in check(folder).problems[0]
+    assert check(images()).train.rotated == ()
+
+
+def test_folders_against_each_other_and_against_arrays(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    for name in ("cats", "dogs"):
+        save(other / name / "new.png", images(1)[0])
+    array = np.asarray(Image.open(folder / "cats" / "3.png"))
+    save(other / "cats" / "old.png", array)
+    assert check(folder, other).shared == (("cats/3.png", "cats/old.png"),)
+    assert check(folder, array[None]).shared == (("cats/3.png", 0),)
+
+
+def test_limit_of_a_folder_is_spread_over_its_classes(folder):
+    assert check(folder, limit=4).train.classes == {"cats": 2, "dogs": 2}
+
+
+# Long, endless and large data
+
+
+@FORMS
+def test_limit(form):
+    found = check(form(images(), labels()), limit=9)
+    assert found.train.samples == 9
+    assert sum(found.train.classes.values()) == 9
+
+
+def test_endless_data_needs_a_limit():
+    endless = batched(images(), labels()).repeat()
+    with pytest.raises(kacc.UsageError, match="must have an end"):
+        check(endless)
+    assert check(endless, limit=20).train.samples == 20
+
+    class Endless(Batches):
+        num_batches = None
+
+        def __getitem__(self, index):
+            return super().__getitem__(index % 3)
+
+    with pytest.raises(kacc.UsageError, match="must have an end"):
+        check(Endless(images()))
+    assert check(Endless(images()), limit=30).train.samples == 30
+
+
+def test_memory_does_not_grow_with_the_size_of_samples():
+    def stream():
+        for index in range(60):
+            yield np.full((8, 64, 64, 3), index, "float32") + np.arange(3)
+
+    tracemalloc.start()
+    assert check(stream()).train.samples == 480
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20  # all samples have 22 MiB
+
+
+# What is shown
+
+
+def shown(value):
+    console = Console(file=io.StringIO(), width=100)
+    console.print(value)
+    return console.file.getvalue()
+
+
+def test_table_and_text_say_the_same():
+    x, y = images(), labels()
+    x[1] = x[0]
+    found = check((x, y), (x[:2], y[:2]))
+    for text in (str(found), shown(found)):
+        assert "Check of data: 6 problems" in text
+        for word in ("samples", "40", "copies of others", "class 3", "25.0%"):
+            assert word in text
+        joined = " ".join(text.split())
+        for problem in found.problems:
+            assert " ".join(problem.split()) in joined
+    assert "nothing wrong" in str(check(images()))
+    assert "validation" not in shown(check(images()))
+
+
+def test_many_classes_and_many_names_stay_short():
+    y = np.arange(400) // 10
+    x = images(400)
+    x[:] = x[0]
+    text = shown(check((x, y)))
+    assert "40 classes" in text
+    assert "class 7" not in text
+    assert len(check((x, y)).problems[0]) < 3000
+
+
+def test_result_is_frozen():
+    with pytest.raises(AttributeError):
+        check(images()).problems = ()
+
+
+# Wrong calls
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "`train` must be data"),
+        (None, "`train` must be data"),
+        ([images()], "`train` must be data"),
+        ((images(), labels(3)), "must have an entry for each sample"),
+        (np.float32(3), "must have an entry for each sample"),
+        (images(0), "`train` must have samples"),
+        ("/no/such/folder", "must be a folder that exists"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_wrong_data(data, message):
+    with pytest.raises(kacc.UsageError, match=message):
+        check(data)
+
+
+def test_wrong_limit_and_wrong_validation():
+    with pytest.raises(kacc.UsageError, match="`limit` must be"):
+        check(images(), limit=0)
+    with pytest.raises(kacc.UsageError, match="`validation` must be data"):
+        check(images(), 3)
+
+
+# Real data
+
+
+def test_flowers_have_three_copies(data):
+    found = check(data / "data" / "flowers128" / "train")
+    assert found.train.samples == 2934
+    assert found.train.copies == 3
+    assert found.train.conflicts == (
+        (
+            "roses/15922772266_1167a06620.jpg",
+            "tulips/15922772266_1167a06620.jpg",
+        ),
+    )
+    assert found.train.unreadable == ()
+
+
+def test_cifar10_is_clean(load):
+    found = check(load.cifar10("train", shards=1), load.cifar10("val"))
+    assert found.ok
+    assert found.train.samples == 10_000
