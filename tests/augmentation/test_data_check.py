@@ -319,8 +319,8 @@ def test_the_rotation_of_a_photo_is_known(value, before, tmp_path):
     assert exif.is_rotated(path) == (value in range(2, 9))
 
 
-def with_entry(order, mark, value=6):
-    """A JPEG file of Pillow's with EXIF data in an order of bytes."""
+def exif_segment(order, mark, value):
+    """The segment of a JPEG file with an orientation, in an order of bytes."""
     entry = struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, value, 0, 0)
     body = b"Exif\0\0" + mark + entry
     return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
@@ -330,7 +330,7 @@ def with_entry(order, mark, value=6):
 def test_the_rotation_is_read_in_either_order_of_bytes(order, mark, tmp_path):
     for value, rotated in ((6, True), (1, False)):
         path = tmp_path / f"{value}.jpg"
-        photo(path, None, with_entry(order, mark, value))
+        photo(path, None, exif_segment(order, mark, value))
         assert exif.is_rotated(path) == rotated
 
 
