@@ -120,7 +120,7 @@ def test_a_kill_leaves_the_old_folder_or_the_new(tmp_path):
     write(path, "old")
     seen = set()
     for number in range(20):
-        # Where the disk is slow, the first text that is written is the one that is left.
+        # Where the disk is slow, only the first text may have been written.
         texts = ("old", "new") if number % 2 else ("new", "old")
         process = subprocess.Popen(
             [sys.executable, "-c", program, path, *texts], stdout=subprocess.PIPE

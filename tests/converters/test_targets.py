@@ -163,10 +163,11 @@ READERS = {
         found = tf.function(call, jit_compile=True)(tf.constant(x))[0].numpy()
     """,
 }
+SAME = [pytest.param(name, marks=pytest.mark.slow) for name in ("xla-gpu", "xla-tpu")]
 READERS["xla-gpu"] = READERS["xla-tpu"] = READERS["xla-cpu"]
 
 
-@pytest.mark.parametrize("target", READERS)
+@pytest.mark.parametrize("target", ["xla-cpu", "onnx", "stablehlo", *SAME])
 def test_a_process_without_kacc_and_keras_runs_it(target, models, tmp_path):
     model, x = models["residual"], samples("residual", 8)
     options = {"batch": 8} if target == "stablehlo" else {}
@@ -458,6 +459,7 @@ def test_files_of_other_programs(tmp_path):
         open_artifact(tmp_path / "n.onnx")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("target", "compute"),
     [

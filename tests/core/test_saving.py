@@ -41,6 +41,7 @@ class TestEveryKind:
         model.save(again)
         assert_same(keras.models.load_model(again), case)
 
+    @pytest.mark.sampled(3)
     def test_training_goes_on_after_loading(self, build, trained):
         case = trained(build)
         model = keras.models.load_model(case.path)

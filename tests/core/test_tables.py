@@ -302,7 +302,7 @@ def test_layers_of_unknown_types_are_named_once():
     assert said[0].filename == __file__
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_nothing_is_said_where_a_rule_skips_it_or_little_is_left():
     rules = [kacc.Rule("memory", skip=True)]
     kacc.prune(recurrent(), 0.5, rules=rules)
