@@ -96,6 +96,7 @@ def models():
     return made
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("target", FLOAT)
 def test_outputs_are_those_of_keras(target, name, models, tmp_path):

@@ -75,6 +75,7 @@ class TestEveryKind:
         for a, b in zip(got, models.outputs(plain, case.x), strict=True):
             np.testing.assert_array_equal(a, b)
 
+    @pytest.mark.sampled(3)
     def test_weight_files_between_attached_models(self, build, trained, tmp_path):
         case = trained(build)
         path = tmp_path / "model.weights.h5"
@@ -85,6 +86,7 @@ class TestEveryKind:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.sampled(2)  # tests/augmentation/test_layer.py has another order
 @pytest.mark.parametrize(
     "imports", ["import kacc, keras", "import tensorflow as tf, keras, kacc"]
 )
