@@ -156,6 +156,7 @@ def test_labels_of_pixels_stay_where_nothing_moves():
     np.testing.assert_allclose(mixed, y, atol=1e-6)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "transforms",
     [[aug.MixUp(1.0)], [aug.CutMix(1.0)], [aug.MixUp(1.0), aug.CutMix(1.0, 0.5)]],
