@@ -69,8 +69,28 @@ def pytest_make_parametrize_id(val):
     return None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """What several tests share is the same whichever of them comes first."""
+    if fixturedef.scope != "function":
+        _seed()
+
+
 @pytest.fixture(autouse=True)
-def _seeds():
+def _seeds(request):
+    _seed()
+    # A module's generators begin each test as its import has left them.
+    module = getattr(request.node, "module", None)
+    for value in vars(module).values() if module else ():
+        if isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            bits.state = _AT_IMPORT.setdefault(value, bits.state)
+
+
+_AT_IMPORT: dict[np.random.Generator, dict] = {}
+
+
+def _seed():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - for libraries that use the global generator
     if "keras" in sys.modules:

@@ -21,8 +21,11 @@ def _text(cell):
 
 
 @pytest.fixture
-def small_settings(monkeypatch):
+def small_settings(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("KACC_QUICKSTART_EPOCHS", "4")
+    # The home directory may be read-only, or another run's kernels be at work in it.
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp("jupyter")))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -35,7 +38,11 @@ def test_notebook_is_committed_without_outputs(path):
 def test_quickstart_runs_from_end_to_end(tmp_path, small_settings):
     notebook = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4)
     client = NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+        notebook,
+        timeout=600,
+        startup_timeout=300,
+        iopub_timeout=300,  # of 4 seconds, after which outputs are left behind
+        resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]

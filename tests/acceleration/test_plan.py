@@ -41,7 +41,8 @@ def looks(model):
     ]
 
 
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("trained", [True, False])
 def test_a_plan_leaves_the_model_as_it_was(make, data, trained):
     model = make()
     if trained:

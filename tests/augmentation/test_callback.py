@@ -257,6 +257,7 @@ def test_a_train_step_of_ones_own():
     np.testing.assert_array_equal(np.concatenate(model.xs), X[:, :, ::-1])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("transform", [aug.MixUp(1.0), aug.CutMix(1.0)])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_numbers_of_classes_are_mixed_like_one_hot_labels(transform, weighted):

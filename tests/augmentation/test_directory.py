@@ -50,6 +50,7 @@ def everything(data):
     return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("label_mode", ["int", "categorical", None])
 @pytest.mark.parametrize(
     "options",
@@ -140,6 +141,7 @@ def test_what_the_error_says_is_taken(folder):
     assert labels.shape == (16, 2)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("color_mode", ["grayscale", "rgb", "rgba"])
 @pytest.mark.parametrize(
     ("suffix", "channels"),
@@ -380,7 +382,7 @@ def test_trusted_files_fail_where_they_are_read(broken):
 
 def test_sound_folders_are_silent(folder):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert flow(folder).unreadable == []
 
 

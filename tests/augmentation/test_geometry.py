@@ -177,6 +177,7 @@ GEOMETRY = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ["graph", "host"])
 @pytest.mark.parametrize(
     "transforms", [[t] for t in GEOMETRY] + [GEOMETRY], ids=lambda t: str(len(t))

@@ -65,6 +65,7 @@ def test_wrong_policies_are_refused():
             kacc.layers.Augmentation(policy)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("imports", ["import keras, kacc", "import kacc, keras"])
 def test_saved_models_load_in_a_fresh_process(tmp_path, pair, imports):
     model, _ = pair

@@ -116,6 +116,7 @@ def test_boxes_as_labels_of_several_inputs():
     np.testing.assert_array_equal(found["boxes"][0], [[8, 4, 14, 7]])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ["graph", "host"])
 @pytest.mark.parametrize("form", ["classes", "flat classes", "one-hot", "of outputs"])
 def test_labels_and_weights_of_pixels_move_with_the_images(engine, form):
@@ -155,6 +156,7 @@ def test_labels_of_pixels_stay_where_nothing_moves():
     np.testing.assert_allclose(mixed, y, atol=1e-6)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "transforms",
     [[aug.MixUp(1.0)], [aug.CutMix(1.0)], [aug.MixUp(1.0), aug.CutMix(1.0, 0.5)]],

@@ -127,7 +127,8 @@ def centroids(model):
 
 
 @pytest.mark.filterwarnings("error:Gradients do not exist:UserWarning")
-@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("quantized", [True, False])
 def test_centroids_of_another_count_or_kind_are_gone(quantized, tmp_path):
     model = compiled(kacc.cluster(convolutional(), 8))
     if quantized:

@@ -73,6 +73,7 @@ def test_a_step_trains_its_weights_and_sees_its_ranges(case):
     assert all(not np.array_equal(before, now) for before, now in pairs)
 
 
+@pytest.mark.sampled(3)
 def test_a_loaded_model_computes_the_same(case):
     path = case.folder / "model.keras"
     case.model.save(path)
@@ -95,6 +96,7 @@ def test_its_file_is_integer_throughout(case):
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
 def test_predict_equals_the_file(case, kernels):
     values = case.outputs

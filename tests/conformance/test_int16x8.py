@@ -33,7 +33,7 @@ def lacking(model):
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_it_equals_its_file(row, tmp_path):
     model = row.model()

@@ -137,6 +137,7 @@ def test_the_layer_table_tells_the_calls_of_a_shared_layer_apart(tmp_path):
     assert all(row.equal == 1 for row in rows)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("relu", ["relu", "relu6"])
 @pytest.mark.parametrize("layer", ["Conv2D", "Dense", "Activation"])
 def test_a_relu_behind_an_activation_of_several_operators(layer, relu, tmp_path):

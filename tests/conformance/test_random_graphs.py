@@ -45,7 +45,7 @@ def drawn(seed):
     return {i: branch for i, branch in branches if (seed, i) not in CRASHES}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("seed", PACKS)
 def test_random_graphs_equal_their_file(seed):
     recipe, kernels = PACKS[seed]

@@ -24,8 +24,8 @@ def dense():
 
 
 @pytest.fixture(scope="module")
-def points(rng):
-    return rng.normal(size=(64, 4)).astype("float32")
+def points():
+    return np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 
 
 @pytest.mark.parametrize(

@@ -106,21 +106,24 @@ def test_a_kill_leaves_the_old_folder_or_the_new(tmp_path):
         import sys
         from pathlib import Path
         from kacc.core.files import atomic_folder
-        print("ready", flush=True)
+        texts = sys.argv[2:]
         while True:
-            for text in ("old", "new"):
+            for text in texts:
                 with atomic_folder(sys.argv[1], "mark") as folder:
                     (folder / "inner").mkdir()
                     (folder / "inner" / "data").write_text(text)
                     (folder / "mark").write_text(text)
+                print("written", flush=True)
         """
     )
     path = tmp_path / "model"
     write(path, "old")
     seen = set()
     for number in range(20):
+        # Where the disk is slow, only the first text may have been written.
+        texts = ("old", "new") if number % 2 else ("new", "old")
         process = subprocess.Popen(
-            [sys.executable, "-c", program, path], stdout=subprocess.PIPE
+            [sys.executable, "-c", program, path, *texts], stdout=subprocess.PIPE
         )
         process.stdout.readline()
         time.sleep(0.01 + 0.003 * number)

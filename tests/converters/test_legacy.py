@@ -255,7 +255,8 @@ def test_quantized_after_pruning(pruned, images, tmp_path):
     np.testing.assert_array_equal(artifact.predict(images), reference.predict(images))
 
 
-@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("sparse", [True, False])
 def test_quantized_after_clustering(sparse, clustered, images, tmp_path):
     scheme = tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(sparse)
     plain = models.clustering.strip_clustering(clustered)

@@ -30,11 +30,11 @@ def untrained():
 
 
 @pytest.fixture(scope="module")
-def trained(images, rng):
+def trained(images):
     keras.utils.set_random_seed(2)
     model = untrained()
     model.compile("adam", "sparse_categorical_crossentropy")
-    labels = rng.integers(0, 4, len(images))
+    labels = np.random.default_rng(0).integers(0, 4, len(images))
     model.fit(images, labels, epochs=2, verbose=0)
     kacc.quantize(model)
     model.fit(images, labels, epochs=2, verbose=0)

@@ -96,6 +96,7 @@ def models():
     return made
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("target", FLOAT)
 def test_outputs_are_those_of_keras(target, name, models, tmp_path):
@@ -163,10 +164,11 @@ READERS = {
         found = tf.function(call, jit_compile=True)(tf.constant(x))[0].numpy()
     """,
 }
+SAME = [pytest.param(name, marks=pytest.mark.slow) for name in ("xla-gpu", "xla-tpu")]
 READERS["xla-gpu"] = READERS["xla-tpu"] = READERS["xla-cpu"]
 
 
-@pytest.mark.parametrize("target", READERS)
+@pytest.mark.parametrize("target", ["xla-cpu", "onnx", "stablehlo", *SAME])
 def test_a_process_without_kacc_and_keras_runs_it(target, models, tmp_path):
     model, x = models["residual"], samples("residual", 8)
     options = {"batch": 8} if target == "stablehlo" else {}
@@ -458,6 +460,7 @@ def test_files_of_other_programs(tmp_path):
         open_artifact(tmp_path / "n.onnx")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("target", "compute"),
     [

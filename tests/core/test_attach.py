@@ -91,6 +91,7 @@ class TestEveryKind:
             build.__name__
         ]
 
+    @pytest.mark.sampled(3)
     def test_training_sees_every_range_and_moves_every_weight(self, build, trained):
         case = trained(build)
         assert unseen_ranges(case.model) == []

@@ -15,6 +15,7 @@ from tests.core import models
 from tests.core.test_saving import assert_same, ranges_of
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("build", models.MODELS, ids=lambda b: b.__name__)
 def test_deep_copies(build, trained):
     case = trained(build)

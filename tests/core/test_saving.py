@@ -41,6 +41,7 @@ class TestEveryKind:
         model.save(again)
         assert_same(keras.models.load_model(again), case)
 
+    @pytest.mark.sampled(3)
     def test_training_goes_on_after_loading(self, build, trained):
         case = trained(build)
         model = keras.models.load_model(case.path)
@@ -74,6 +75,7 @@ class TestEveryKind:
         for a, b in zip(got, models.outputs(plain, case.x), strict=True):
             np.testing.assert_array_equal(a, b)
 
+    @pytest.mark.sampled(3)
     def test_weight_files_between_attached_models(self, build, trained, tmp_path):
         case = trained(build)
         path = tmp_path / "model.weights.h5"
@@ -84,6 +86,7 @@ class TestEveryKind:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.sampled(2)  # tests/augmentation/test_layer.py has another order
 @pytest.mark.parametrize(
     "imports", ["import kacc, keras", "import tensorflow as tf, keras, kacc"]
 )

@@ -42,6 +42,7 @@ class TestEveryKind:
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a, b)
 
+    @pytest.mark.sampled(3)
     def test_it_trains_again(self, build, trained):
         case = trained(build)
         model = kacc.strip(keras.models.load_model(case.path))

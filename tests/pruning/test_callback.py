@@ -290,6 +290,7 @@ def numbers(model):
     return [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("first", "killed_at", "regrow"),
     [("kacc", 1, False), ("keras", 3, False), ("kacc", 3, True), ("keras", 1, True)],

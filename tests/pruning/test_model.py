@@ -60,6 +60,7 @@ class TestEveryKind:
         for a, b in zip(models.outputs(model, x), want, strict=True):
             np.testing.assert_array_equal(a, b)
 
+    @pytest.mark.sampled(3)
     def test_a_loaded_model_is_the_saved_one_and_trains_on(self, build, tmp_path):
         keras.utils.set_random_seed(1)
         model = build()

@@ -39,6 +39,7 @@ def _name(option):
     return type(option).__name__
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("make", small.MODELS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("option", OPTIONS, ids=_name)
 def test_every_kind_of_model_is_changed_saved_and_loaded(make, option, tmp_path):

@@ -98,6 +98,7 @@ def compare_with_preprocess_input(name, size, options, tmp_path):
     np.testing.assert_allclose(found, expected, atol=2e-4 * scale)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
 @pytest.mark.parametrize("name", ["MobileNet", "VGG16"])
 def test_files_of_its_own_results(files, name, suffix, tmp_path, monkeypatch):

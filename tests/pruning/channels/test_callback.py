@@ -113,6 +113,7 @@ OPTIMIZERS = [
 
 
 # Lion steps by a sign, which a rounding error turns where a gradient is near zero.
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", [*OPTIMIZERS, lambda: keras.optimizers.Lion(1e-3)])
 def test_slots_are_cut_as_the_weights_are(make):
     model, pruning = _model(make()), _pruning()
@@ -130,6 +131,7 @@ def test_slots_are_cut_as_the_weights_are(make):
     assert cut > 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", OPTIMIZERS)
 def test_training_goes_on_as_if_nothing_had_been_cut(make):
     """One step of the masked model, and one of the smaller: the same weights."""
