@@ -61,11 +61,13 @@ class RangeSpec:
 
     Args:
         fixed: the range that the file's operator prescribes, (low, high), or None.
+        free: whether the operator takes others too: `fixed` is what its values need.
         nonnegative: whether the lower end is zero by nature.
         symmetric: `fixed` where zero points are 0, or None for as much as it needs.
     """
 
     fixed: tuple[float, float] | None = None
+    free: bool = False
     nonnegative: bool = False
     symmetric: tuple[float, float] | None = None
 

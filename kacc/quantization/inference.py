@@ -159,7 +159,9 @@ class Program:
         # Read now: inside a tf.function variables have no numbers.
         self.steps = {
             call: _ConstantSteps(
-                quantize_of(call.operation), barriers and is_copied(call)
+                quantize_of(call.operation),
+                apart=barriers and is_copied(call),
+                joins=call in self.placement.joined,
             )
             for call in self.graph.calls
         }
@@ -326,14 +328,17 @@ class _ConstantSteps:
     Args:
         transform: has the ranges.
         apart: whether there is a barrier before an activation with a relu inside.
+        joins: whether the output of this call has the range of the concatenation that
+            reads it, and not the one that it has at others.
     """
 
     constant = True
 
-    def __init__(self, transform: Quantize | None, apart: bool) -> None:
+    def __init__(self, transform: Quantize | None, apart: bool, joins: bool) -> None:
         self.apart = apart
         self.symmetric = transform is not None and transform.scheme.symmetric
         names = [*transform.ranges, *transform.fixed] if transform else []
+        names = [name for name in names if not (joins and name == "output")]
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
 
     def range(self, name: str, value: Any) -> Any:

@@ -233,7 +233,8 @@ class _Placer:
             return False
         if spec.output is not Output.RANGE or spec.joins_grids:
             return False
-        return spec.ranges(call.operation)["output"].fixed is None
+        output = spec.ranges(call.operation)["output"]
+        return output.fixed is None or output.free
 
     def _fuses(self, call: Call) -> bool:
         spec = registry.find(call.operation)

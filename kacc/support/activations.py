@@ -163,7 +163,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "hard_sigmoid": Activation(
         _hard_sigmoid,
         _integer_hard_sigmoid,
-        RangeSpec(fixed=(0.0, 1.0)),
+        RangeSpec(fixed=(0.0, 1.0), free=True),
         {"shifted": RangeSpec(fixed=(0.0, 6.0))},
     ),
     "hard_tanh": clipped(-1.0, 1.0),

@@ -235,7 +235,7 @@ COMPOSED: dict[str, Activation] = {
     "softsign": Activation(
         _softsign,
         _integer_softsign,
-        RangeSpec(fixed=(-1.0, 1.0)),
+        RangeSpec(fixed=(-1.0, 1.0), free=True),
         {
             "size": RangeSpec(nonnegative=True),
             "divisor": RangeSpec(nonnegative=True),

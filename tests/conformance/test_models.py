@@ -114,6 +114,41 @@ def test_a_shared_layer_before_a_join_equals_the_file(join, tmp_path):
     assert_equal_to_file(model, x, tmp_path)
 
 
+def shared_normalization_before(join):
+    """Of vectors, which the file reshapes between the layer and the join."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        vector = keras.layers.Dense(5)(keras.layers.Flatten()(image))
+        normalization = keras.layers.BatchNormalization()
+        x = normalization(vector)
+        return keras.Model(image, join()([vector, normalization(x), x]))
+
+    return build
+
+
+@pytest.mark.parametrize("join", ["Concatenate", "Maximum", "Minimum"])
+def test_a_shared_layer_that_is_reshaped_before_a_join(join, tmp_path):
+    """The converter kept the layer's range there, and rounded a second time."""
+    build = shared_normalization_before(getattr(keras.layers, join))
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+@pytest.mark.parametrize("activation", ["hard_sigmoid", "softsign", "hard_tanh"])
+def test_an_activation_of_a_known_range_before_a_join(activation, tmp_path):
+    """The converter gives it the join's range unless its operator prescribes one."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        x = keras.layers.DepthwiseConv2D(3)(image)
+        bounded = keras.layers.Activation(activation)(x)
+        return keras.Model(image, keras.layers.Concatenate()([bounded, x]))
+
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
 def a_mean_joined_with_itself():
     image = keras.Input(models.SHAPE)
     x = keras.layers.DepthwiseConv2D(3)(image)

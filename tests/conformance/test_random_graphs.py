@@ -25,14 +25,7 @@ PACKS = {
 
 # (seed, number) of graphs that are not equal yet, by a few steps.
 KNOWN = {
-    (
-        2,
-        12,
-    ): "hard_sigmoid before a concatenation: the file gives it the latter's range",
     (2, 5): "sparse_plus of a clipped tensor, built-in kernels",
-    (4, 4): "Maximum of three tensors, of them two calls of one layer",
-    (4, 17): "Minimum of three tensors, of them two calls of one layer",
-    (7, 23): "softsign before a concatenation: the file gives it the latter's range",
 }
 
 # XNNPACK takes no such ratio of scales, and the process ends: tried by the benchmark.
