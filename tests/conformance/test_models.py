@@ -149,6 +149,20 @@ def test_an_activation_of_a_known_range_before_a_join(activation, tmp_path):
     assert_equal_to_file(model, x, tmp_path)
 
 
+@pytest.mark.parametrize("kernels", ["builtin", "reference"])
+def test_a_number_added_where_many_sums_are_halves(kernels, tmp_path):
+    """The built-in ADD takes eight values at once, and rounds those otherwise."""
+    image = keras.Input((37, 3))
+    x = keras.ops.clip(keras.ops.clip(image, 0.0, 3.0) + 1.0, 0.0, 2.0)
+    model = keras.Model(image, [x, keras.layers.Dense(2)(image)])
+    data = np.random.default_rng(0).uniform(-1, 3, (3, 37, 3)).astype("float32")
+    kacc.quantize(model)
+    calibrate(model, [data])
+    artifact = convert(model, tmp_path / "model.tflite", "tflite-int8")
+    outputs = kacc.parity(model, artifact, data, kernels=kernels).outputs
+    assert [output.equal for output in outputs] == [1.0, 1.0]
+
+
 def a_mean_joined_with_itself():
     image = keras.Input(models.SHAPE)
     x = keras.layers.DepthwiseConv2D(3)(image)

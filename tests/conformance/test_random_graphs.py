@@ -23,11 +23,6 @@ PACKS = {
     7: ("w4a8", ("xnnpack", "reference")),
 }
 
-# (seed, number) of graphs that are not equal yet, by a few steps.
-KNOWN = {
-    (2, 5): "sparse_plus of a clipped tensor, built-in kernels",
-}
-
 # XNNPACK takes no such ratio of scales, and the process ends: tried by the benchmark.
 CRASHES = {(5, 12)}
 
@@ -44,10 +39,7 @@ def test_random_graphs_equal_their_file(seed):
     recipe, kernels = PACKS[seed]
     branches = drawn(seed)
     failures = check(list(branches.values()), kernels, recipe)
-    numbers = list(branches)
-    failed = {numbers[failure.number] for failure in failures}
-    known = {number for own, number in KNOWN if own == seed}
-    assert failed == known, "\n".join(map(str, failures))
+    assert not failures, "\n".join(map(str, failures))
 
 
 def test_packs_are_full_and_hold_most_of_the_registry():
