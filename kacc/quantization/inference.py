@@ -161,7 +161,7 @@ class Program:
             call: _ConstantSteps(
                 quantize_of(call.operation),
                 apart=barriers and is_copied(call),
-                joins=call in self.placement.joined,
+                elsewhere=call in self.placement.joined or call in self.placement.fused,
             )
             for call in self.graph.calls
         }
@@ -328,17 +328,19 @@ class _ConstantSteps:
     Args:
         transform: has the ranges.
         apart: whether there is a barrier before an activation with a relu inside.
-        joins: whether the output of this call has the range of the concatenation that
-            reads it, and not the one that it has at others.
+        elsewhere: whether the output of this call has the range of what reads it, and
+            not the one that it has at others.
     """
 
     constant = True
 
-    def __init__(self, transform: Quantize | None, apart: bool, joins: bool) -> None:
+    def __init__(
+        self, transform: Quantize | None, apart: bool, elsewhere: bool
+    ) -> None:
         self.apart = apart
         self.symmetric = transform is not None and transform.scheme.symmetric
         names = [*transform.ranges, *transform.fixed] if transform else []
-        names = [name for name in names if not (joins and name == "output")]
+        names = [name for name in names if not (elsewhere and name == "output")]
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
 
     def range(self, name: str, value: Any) -> Any:

@@ -111,7 +111,7 @@ def clipped(low: float, high: float) -> Activation:
         x = file.requantize(x, "output")
         return file.maximum(x, low) if -low < high else file.minimum(x, high)
 
-    fixed = RangeSpec(fixed=(low, high))
+    fixed = RangeSpec(fixed=(low, high), kept=True)
     return Activation(apply, integer, fixed, fused=True, saturates=True)
 
 
@@ -163,7 +163,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "hard_sigmoid": Activation(
         _hard_sigmoid,
         _integer_hard_sigmoid,
-        RangeSpec(fixed=(0.0, 1.0), free=True),
+        RangeSpec(fixed=(0.0, 1.0)),
         {"shifted": RangeSpec(fixed=(0.0, 6.0))},
     ),
     "hard_tanh": clipped(-1.0, 1.0),

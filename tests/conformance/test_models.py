@@ -149,6 +149,64 @@ def test_an_activation_of_a_known_range_before_a_join(activation, tmp_path):
     assert_equal_to_file(model, x, tmp_path)
 
 
+def a_tensor_that_two_joins_read():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(1)(image)
+    size = keras.ops.absolute(x)
+    joined = keras.layers.Concatenate()([size, x, x])
+    return keras.Model(image, keras.layers.Concatenate()([joined, x, size]))
+
+
+def a_layer_called_twice_on_a_tensor():
+    image = keras.Input(models.SHAPE)
+    vector = keras.layers.Dense(5)(keras.layers.Flatten()(image))
+    normalization = keras.layers.BatchNormalization()
+    x, y = normalization(vector), normalization(vector)
+    joined = keras.layers.Maximum()([y, x, vector])
+    return keras.Model(image, [joined, keras.layers.Dense(4)(y)])
+
+
+def a_prelu_beside_relus():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(1)(image)
+    prelu = keras.layers.PReLU(shared_axes=[1, 2])
+    limited = prelu(keras.ops.minimum(x, 0.3))
+    return keras.Model(image, [prelu(x), keras.ops.elu(x), keras.ops.relu(x), limited])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        a_tensor_that_two_joins_read,
+        a_layer_called_twice_on_a_tensor,
+        a_prelu_beside_relus,
+    ],
+)
+def test_what_the_converter_makes_one_of_two(build, tmp_path):
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("size", [0.01, 0.5])
+def test_softsign_of_small_values(size, joined, tmp_path):
+    """On a wide range LiteRT's DIV made the largest integer of small quotients."""
+    values = keras.Input((64,))
+    y = keras.ops.softsign(keras.ops.clip(values, -size, size))
+    y = keras.layers.Concatenate()([y, values]) if joined else y
+    model = keras.Model(values, [y, keras.layers.Dense(2)(values)])
+    x = np.linspace(-1, 1, 4 * 64, dtype="float32").reshape(4, 64)
+    kacc.quantize(model)
+    calibrate(model, [x])
+    artifact = convert(model, tmp_path / "model.tflite", "tflite-int8")
+    [softsign, _] = kacc.parity(model, artifact, x).outputs
+    assert softsign.equal == 1
+    got = artifact.predict(x)[0][:, :64]
+    inside = np.clip(x, -size, size)
+    steps = 1 / 255 + 2.5 * (1 if joined else size) / 127  # of the input, of the output
+    np.testing.assert_allclose(got, inside / (1 + abs(inside)), atol=steps)
+
+
 @pytest.mark.parametrize("kernels", ["builtin", "reference"])
 def test_a_number_added_where_many_sums_are_halves(kernels, tmp_path):
     """The built-in ADD takes eight values at once, and rounds those otherwise."""
@@ -247,6 +305,20 @@ def test_a_shared_layer_of_which_a_relu_reads_one_call(layer, tmp_path):
         second = shared(keras.layers.DepthwiseConv2D(1)(image))
         outputs = [keras.layers.DepthwiseConv2D(1)(x) for x in (first, second)]
         return keras.Model(image, outputs)
+
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+def test_a_relu_reads_one_reshaped_call_of_a_shared_layer(tmp_path):
+    """The converter kept the layer's range before it, and rounded a second time."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        vector = keras.layers.Dense(5)(keras.layers.Flatten()(image))
+        normalization = keras.layers.BatchNormalization()
+        x = normalization(vector)
+        return keras.Model(image, [x, keras.layers.ReLU()(normalization(x))])
 
     model, x = quantized(build)
     assert_equal_to_file(model, x, tmp_path)
