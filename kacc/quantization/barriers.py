@@ -94,9 +94,10 @@ def _requantized(
     """The inputs of a concatenation that have a range of their own.
 
     Before a reshape the converter forgets the range of the concatenation, and gives it
-    that of an input; where all that reads an input are concatenations of one range, it
-    gives that to the input, as it does where only one reads it. It has to be shown the
-    change of scale, also behind an operator that works on its own range only.
+    that of an input; where all that it sees read an input are concatenations of one
+    range, it gives that to the input, as it does where only one reads it. It has to be
+    shown the change of scale, also behind an operator that works on its own range only,
+    and where it knows the largest of a tensor and its multiple as a leaky relu.
     """
     if call.outputs[0] not in ranges:
         return []
@@ -108,8 +109,9 @@ def _requantized(
         if tensor in ranges
         and (
             moved
-            or _agree(readers.of(tensor), ranges)
+            or _agree(tensor, ranges, readers)
             or _is_kept(readers.source(tensor))
+            or any(_is_multiple(other, tensor, readers) for other in call.inputs)
         )
     ]
 
@@ -123,10 +125,25 @@ def _is_kept(producer: Call | None) -> bool:
     return output is not None and output.kept and output.fixed is None
 
 
-def _agree(joins: list[Call], ranges: Mapping[Tensor, tuple[float, float]]) -> bool:
-    """Whether several concatenations, and nothing else, read on one range."""
-    ends = {ranges.get(call.outputs[0]) for call in joins}
-    return len(set(joins)) > 1 and len(ends) == 1 and all(map(joins_grids, joins))
+def _agree(
+    tensor: Tensor, ranges: Mapping[Tensor, tuple[float, float]], readers: Readers
+) -> bool:
+    """Whether of several readers only concatenations of one range are not barred."""
+    known = readers.of(tensor)
+    seen = [r for r in known if joins_grids(r) or not barred_inputs(r, ranges, readers)]
+    ends = {ranges.get(call.outputs[0]) for call in seen}
+    return len(set(known)) > 1 and len(ends) == 1 and all(map(joins_grids, seen))
+
+
+def _is_multiple(tensor: Tensor, of: Tensor, readers: Readers) -> bool:
+    """Whether a tensor is made of one other by arithmetic with a number."""
+    producer = readers.source(tensor)
+    spec = None if producer is None else registry.find(producer.operation)
+    if producer is None or spec is None or spec.weights or spec.activation:
+        return False
+    return spec.output is Output.RANGE and [*map(readers.behind, producer.inputs)] == [
+        readers.behind(of)
+    ]
 
 
 def _rectifies_copy(call: Call, spec: LayerSpec, readers: Readers) -> bool:

@@ -182,16 +182,16 @@ class Program:
         ranges = self.known
         kept = {}
         for call in self.graph.calls:
-            spec, (output, *others) = registry.find(call.operation), call.outputs
-            own = self.steps[call].ranges.get("output")
-            if own is not None:
-                ranges[output] = own
-            elif spec is None or others or spec.output is Output.RANGE:
+            spec, own = registry.find(call.operation), self.steps[call].ranges
+            if "output" in own:
+                ranges[call.outputs[0]] = own["output"]
+            elif spec is None or spec.output is Output.RANGE:
                 continue
             elif call.inputs[0] in ranges:
-                ranges[output] = ranges[call.inputs[0]]
-                if self._changes(output, self.readers.of(output)):
-                    kept[output] = ranges[output]
+                for output in call.outputs:
+                    ranges[output] = ranges[call.inputs[0]]
+                    if self._changes(output, self.readers.of(output)):
+                        kept[output] = ranges[output]
         return kept
 
     def _changes(self, tensor: Tensor, readers: list[Call]) -> bool:

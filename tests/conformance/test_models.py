@@ -174,15 +174,30 @@ def a_prelu_beside_relus():
     return keras.Model(image, [prelu(x), keras.ops.elu(x), keras.ops.relu(x), limited])
 
 
+def a_prelu_and_a_join_of_one_of_several_outputs():
+    image = keras.Input(models.SHAPE)
+    x = keras.ops.unstack(keras.layers.DepthwiseConv2D(1)(image), axis=1)[2]
+    y = keras.layers.PReLU()(x)
+    return keras.Model(image, [y, keras.layers.Maximum()([y, x])])
+
+
+def a_leaky_relu_of_two_layers():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(1)(image)
+    return keras.Model(image, keras.layers.Maximum()([x * 0.3, x]))
+
+
 @pytest.mark.parametrize(
     "build",
     [
         a_tensor_that_two_joins_read,
         a_layer_called_twice_on_a_tensor,
         a_prelu_beside_relus,
+        a_prelu_and_a_join_of_one_of_several_outputs,
+        a_leaky_relu_of_two_layers,
     ],
 )
-def test_what_the_converter_makes_one_of_two(build, tmp_path):
+def test_what_the_converter_makes_something_else_of(build, tmp_path):
     model, x = quantized(build)
     assert_equal_to_file(model, x, tmp_path)
 
