@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -54,19 +55,26 @@ def interpreter(
         raise UsageError("`threads` must be a positive integer", received=threads)
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+    with _explained("Convert the model again"):
+        return Interpreter(
+            model_content=data,
+            num_threads=threads,
+            experimental_op_resolver_type=OpResolverType[KERNELS[kernels]],
+            experimental_preserve_all_tensors=keep_all,
+        )
+
+
+@contextmanager
+def _explained(fix: str) -> Iterator[None]:
+    """Tells in a line why the runtime refuses a file."""
     with to_log():
         try:
-            return Interpreter(
-                model_content=data,
-                num_threads=threads,
-                experimental_op_resolver_type=OpResolverType[KERNELS[kernels]],
-                experimental_preserve_all_tensors=keep_all,
-            )
+            yield
         except (ValueError, RuntimeError) as error:
             raise KaccError(
                 "The file must be one that LiteRT can run",
                 received=str(error).strip().splitlines()[-1],
-                fix="Convert the model again",
+                fix=fix,
             ) from error
 
 
@@ -171,6 +179,12 @@ class LiteRuntime(Runtime):
         super().__init__(inputs, outputs)
         self._interpreter = interpreter(data, kernels, threads, keep_all)
         self._shapes: list[tuple[int, ...]] = []
+        self._fix = "Convert the model again"
+        if kernels == "xnnpack":  # it multiplies sums by less than 256
+            self._fix = (
+                "Pass kernels='builtin', or train or calibrate on until no layer's "
+                "outputs are much smaller than the products that it sums"
+            )
         signatures = self._interpreter.get_signature_list()
         if signatures:
             runner = self._interpreter.get_signature_runner(next(iter(signatures)))
@@ -187,7 +201,7 @@ class LiteRuntime(Runtime):
         if shapes != self._shapes:
             for index, shape in zip(self._in, shapes, strict=True):
                 self._interpreter.resize_tensor_input(index, shape)
-            with to_log():
+            with _explained(self._fix):
                 self._interpreter.allocate_tensors()
             self._shapes = shapes
         for index, array in zip(self._in, arrays, strict=True):

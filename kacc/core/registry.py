@@ -60,12 +60,15 @@ class RangeSpec:
     """A tensor that the file has for a layer.
 
     Args:
-        fixed: the range that the file's operator prescribes, (low, high), or None.
+        fixed: the range that the values have by nature, (low, high), or None.
+        kept: whether it is the operator's also where a concatenation reads the tensor,
+            which has its own range otherwise.
         nonnegative: whether the lower end is zero by nature.
         symmetric: `fixed` where zero points are 0, or None for as much as it needs.
     """
 
     fixed: tuple[float, float] | None = None
+    kept: bool = False
     nonnegative: bool = False
     symmetric: tuple[float, float] | None = None
 
@@ -109,7 +112,7 @@ class LayerSpec:
             the range of its output, since it copies integers.
         requantizes: whether an operator inside reads the input by another range.
         sole_relu: whether the converter knows its operator by a relu inside, and only
-            where no other relu reads the same tensor: it makes one of equal ones.
+            where no other relu reads that tensor too: it makes one of equal ones.
         squares: whether one of its operators multiplies the input by itself.
         reads_indices: whether the input is made of indices, which are not quantized.
         affine: layer -> (factor, offset) of each channel, for a layer that at inference

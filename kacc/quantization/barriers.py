@@ -52,12 +52,16 @@ class Readers:
             found += self.of(reader.outputs[0]) if gone else [reader]
         return found
 
-    def source(self, tensor: Tensor) -> Call | None:
-        """The call that makes a tensor, or None of an input of the graph."""
+    def behind(self, tensor: Tensor) -> Tensor:
+        """What a tensor is before layers that are gone at inference."""
         producer = self._producers.get(tensor)
         if producer is not None and _is_gone(registry.find(producer.operation)):
-            return self.source(producer.inputs[0])
-        return producer
+            return self.behind(producer.inputs[0])
+        return tensor
+
+    def source(self, tensor: Tensor) -> Call | None:
+        """The call that makes a tensor, or None of an input of the graph."""
+        return self._producers.get(self.behind(tensor))
 
 
 def barred_inputs(
@@ -78,7 +82,7 @@ def barred_inputs(
         return []
     if spec.joins_grids:
         return _requantized(call, ranges, readers)
-    crossed = (_rectifies_copy, _rectifies_moved)
+    crossed = (_rectifies_copy, _rectifies_moved, _rectifies_beside)
     if any(found(call, spec, readers) for found in crossed):
         return [0] if call.inputs[0] in ranges else []
     return _alike(call, spec, ranges)
@@ -90,13 +94,56 @@ def _requantized(
     """The inputs of a concatenation that have a range of their own.
 
     Before a reshape the converter forgets the range of the concatenation, and gives it
-    that of an input: it has to be shown the change of scale.
+    that of an input; where all that it sees read an input are concatenations of one
+    range, it gives that to the input, as it does where only one reads it. It has to be
+    shown the change of scale, also behind an operator that works on its own range only,
+    and where it knows the largest of a tensor and its multiple as a leaky relu.
     """
+    if call.outputs[0] not in ranges:
+        return []
     specs = [registry.find(reader.operation) for reader in readers.of(call.outputs[0])]
     moved = any(spec is not None and spec.output is Output.SAME for spec in specs)
-    if not moved or call.outputs[0] not in ranges:
-        return []
-    return [i for i, tensor in enumerate(call.inputs) if tensor in ranges]
+    return [
+        position
+        for position, tensor in enumerate(call.inputs)
+        if tensor in ranges
+        and (
+            moved
+            or _agree(tensor, ranges, readers)
+            or _is_kept(readers.source(tensor))
+            or any(_is_multiple(other, tensor, readers) for other in call.inputs)
+        )
+    ]
+
+
+def _is_kept(producer: Call | None) -> bool:
+    """Whether an operator keeps a range of which the converter does not know that."""
+    spec = None if producer is None else registry.find(producer.operation)
+    if producer is None or spec is None or spec.output is not Output.RANGE:
+        return False
+    output = spec.ranges(producer.operation).get("output")
+    return output is not None and output.kept and output.fixed is None
+
+
+def _agree(
+    tensor: Tensor, ranges: Mapping[Tensor, tuple[float, float]], readers: Readers
+) -> bool:
+    """Whether of several readers only concatenations of one range are not barred."""
+    known = readers.of(tensor)
+    seen = [r for r in known if joins_grids(r) or not barred_inputs(r, ranges, readers)]
+    ends = {ranges.get(call.outputs[0]) for call in seen}
+    return len(set(known)) > 1 and len(ends) == 1 and all(map(joins_grids, seen))
+
+
+def _is_multiple(tensor: Tensor, of: Tensor, readers: Readers) -> bool:
+    """Whether a tensor is made of one other by arithmetic with a number."""
+    producer = readers.source(tensor)
+    spec = None if producer is None else registry.find(producer.operation)
+    if producer is None or spec is None or spec.weights or spec.activation:
+        return False
+    return spec.output is Output.RANGE and [*map(readers.behind, producer.inputs)] == [
+        readers.behind(of)
+    ]
 
 
 def _rectifies_copy(call: Call, spec: LayerSpec, readers: Readers) -> bool:
@@ -122,6 +169,15 @@ def _rectifies_moved(call: Call, spec: LayerSpec, readers: Readers) -> bool:
     producer = readers.source(call.inputs[0])
     before = None if producer is None else registry.find(producer.operation)
     return before is not None and before.output in (Output.SAME, Output.ROUNDED)
+
+
+def _rectifies_beside(call: Call, spec: LayerSpec, readers: Readers) -> bool:
+    """Whether others read what a call reads that is known by a relu inside.
+
+    If one of them has a relu inside too, the converter makes one relu of both.
+    """
+    beside = readers.of(readers.behind(call.inputs[0]))
+    return spec.sole_relu and any(r.operation is not call.operation for r in beside)
 
 
 def _is_relu(call: Call, spec: LayerSpec) -> bool:

@@ -159,7 +159,9 @@ class Program:
         # Read now: inside a tf.function variables have no numbers.
         self.steps = {
             call: _ConstantSteps(
-                quantize_of(call.operation), barriers and is_copied(call)
+                quantize_of(call.operation),
+                apart=barriers and is_copied(call),
+                elsewhere=call in self.placement.joined or call in self.placement.fused,
             )
             for call in self.graph.calls
         }
@@ -180,16 +182,16 @@ class Program:
         ranges = self.known
         kept = {}
         for call in self.graph.calls:
-            spec, (output, *others) = registry.find(call.operation), call.outputs
-            own = self.steps[call].ranges.get("output")
-            if own is not None:
-                ranges[output] = own
-            elif spec is None or others or spec.output is Output.RANGE:
+            spec, own = registry.find(call.operation), self.steps[call].ranges
+            if "output" in own:
+                ranges[call.outputs[0]] = own["output"]
+            elif spec is None or spec.output is Output.RANGE:
                 continue
             elif call.inputs[0] in ranges:
-                ranges[output] = ranges[call.inputs[0]]
-                if self._changes(output, self.readers.of(output)):
-                    kept[output] = ranges[output]
+                for output in call.outputs:
+                    ranges[output] = ranges[call.inputs[0]]
+                    if self._changes(output, self.readers.of(output)):
+                        kept[output] = ranges[output]
         return kept
 
     def _changes(self, tensor: Tensor, readers: list[Call]) -> bool:
@@ -326,14 +328,19 @@ class _ConstantSteps:
     Args:
         transform: has the ranges.
         apart: whether there is a barrier before an activation with a relu inside.
+        elsewhere: whether the output of this call has the range of what reads it, and
+            not the one that it has at others.
     """
 
     constant = True
 
-    def __init__(self, transform: Quantize | None, apart: bool) -> None:
+    def __init__(
+        self, transform: Quantize | None, apart: bool, elsewhere: bool
+    ) -> None:
         self.apart = apart
         self.symmetric = transform is not None and transform.scheme.symmetric
         names = [*transform.ranges, *transform.fixed] if transform else []
+        names = [name for name in names if not (elsewhere and name == "output")]
         self.ranges = {name: _Range(transform, name) for name in names}  # type: ignore[arg-type]
 
     def range(self, name: str, value: Any) -> Any:

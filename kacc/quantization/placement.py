@@ -16,6 +16,8 @@ from kacc.core import registry
 from kacc.core.graph import Call, Graph, Tensor
 from kacc.core.registry import RELUS, LayerSpec, Output, RangeSpec
 
+ANOTHER_PRELU = "another PReLU reads the same tensor; the converter makes one of both"
+
 
 class _On(Enum):
     GRID = "grid"  # already integers in the file
@@ -81,6 +83,9 @@ class _Placer:
             for call in graph.calls
         }
         self.reasons.update(self._rivals())
+        self.twins: dict[tuple[Any, ...], list[Call]] = {}
+        for call in graph.calls:
+            self.twins.setdefault(self._identity(call), []).append(call)
         self.fusing = self._at_every_call(self._fuses)
         self.joining = self._at_every_call(self._joins)
 
@@ -118,23 +123,22 @@ class _Placer:
             self._set(call, self._moved_state(call))
 
     def _rivals(self) -> dict[Call, str]:
-        """The calls that a relu beside them keeps the converter from knowing."""
-        reason = "another relu reads the same tensor; the converter makes one of both"
-        readers: dict[Tensor, list[tuple[Call, bool]]] = {}
+        """The calls that one like them keeps the converter from knowing."""
+        readers: dict[Tensor, list[Call]] = {}
         for call in self.graph.calls:
             spec = registry.find(call.operation)
             if spec is None or self.reasons[call]:
                 continue
             if spec.output is Output.IDENTITY:
                 self.same[call.outputs[0]] = self._source(call.inputs[0])
-            elif spec.sole_relu or self._relu_kind(call) == "relu":
+            elif spec.sole_relu:
                 source = self._source(call.inputs[0])
-                readers.setdefault(source, []).append((call, spec.sole_relu))
+                readers.setdefault(source, []).append(call)
         return {
-            call: reason
+            call: ANOTHER_PRELU
             for rivals in readers.values()
-            for call, sole in rivals
-            if sole and len(rivals) > 1
+            for call in rivals
+            if len({id(rival.operation) for rival in rivals}) > 1
         }
 
     def _source(self, tensor: Tensor) -> Tensor:
@@ -233,7 +237,7 @@ class _Placer:
             return False
         if spec.output is not Output.RANGE or spec.joins_grids:
             return False
-        return spec.ranges(call.operation)["output"].fixed is None
+        return not spec.ranges(call.operation)["output"].kept
 
     def _fuses(self, call: Call) -> bool:
         spec = registry.find(call.operation)
@@ -282,16 +286,23 @@ class _Placer:
     def _readers(self, call: Call) -> list[Call]:
         """All that reads the output, through layers that are gone at inference.
 
+        Where a layer is called twice on a tensor, the converter makes one call of both.
         Empty if the output has another use, as an output of the model.
         """
-        if len(call.outputs) != 1 or call.outputs[0] in self.graph.outputs:
-            return []
         found: list[Call] = []
-        for reader, _ in self.consumers.get(call.outputs[0], []):
-            spec = registry.find(reader.operation)
-            gone = spec is not None and spec.output is Output.IDENTITY
-            behind = self._readers(reader) if gone and not self.reasons[reader] else []
-            if gone and not behind:
+        for twin in self.twins[self._identity(call)]:
+            if len(twin.outputs) != 1 or twin.outputs[0] in self.graph.outputs:
                 return []
-            found += behind or [reader]
+            for reader, _ in self.consumers.get(twin.outputs[0], []):
+                spec = registry.find(reader.operation)
+                gone = spec is not None and spec.output is Output.IDENTITY
+                reads = gone and not self.reasons[reader]
+                behind = self._readers(reader) if reads else []
+                if gone and not behind:
+                    return []
+                found += behind or [reader]
         return found
+
+    def _identity(self, call: Call) -> tuple[Any, ...]:
+        """The same for all calls of a layer on the same tensors."""
+        return (id(call.operation), *map(self._source, call.inputs))

@@ -111,7 +111,7 @@ def clipped(low: float, high: float) -> Activation:
         x = file.requantize(x, "output")
         return file.maximum(x, low) if -low < high else file.minimum(x, high)
 
-    fixed = RangeSpec(fixed=(low, high))
+    fixed = RangeSpec(fixed=(low, high), kept=True)
     return Activation(apply, integer, fixed, fused=True, saturates=True)
 
 

@@ -235,7 +235,10 @@ COMPOSED: dict[str, Activation] = {
     "softsign": Activation(
         _softsign,
         _integer_softsign,
-        RangeSpec(fixed=(-1.0, 1.0)),
+        # On a wider range LiteRT's DIV gives small quotients the largest integer: it
+        # shifts by more than 31 bits where a / (b c) < 64 for the scales of the
+        # dividend, the divisor and the quotient. On its own it is about 255.
+        RangeSpec(kept=True),
         {
             "size": RangeSpec(nonnegative=True),
             "divisor": RangeSpec(nonnegative=True),

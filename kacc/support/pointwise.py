@@ -13,8 +13,8 @@ from kacc.support.operands import no_wide_kernel
 # zero point -128: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization
 # And that of TANH at scale 1/128, zero point 0. Of 16 bits all have scale 1/32768.
 _FIXED_16 = (-32767 / 32768, 32767 / 32768)
-UNIT = RangeSpec(fixed=(0.0, 255 / 256), symmetric=_FIXED_16)
-SIGNED_UNIT = RangeSpec(fixed=(-1.0, 127 / 128), symmetric=_FIXED_16)
+UNIT = RangeSpec(fixed=(0.0, 255 / 256), kept=True, symmetric=_FIXED_16)
+SIGNED_UNIT = RangeSpec(fixed=(-1.0, 127 / 128), kept=True, symmetric=_FIXED_16)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def main() -> int:
         packs.append(json.loads(path.read_text()))
         failed = len(packs[-1]["failures"])
         say(f"pack {number + 1}: {packs[-1]['graphs']} graphs, {failed} fail")
+    worker.pool.shutdown()
     return _report(options, packs)
 
 

@@ -114,6 +114,128 @@ def test_a_shared_layer_before_a_join_equals_the_file(join, tmp_path):
     assert_equal_to_file(model, x, tmp_path)
 
 
+def shared_normalization_before(join):
+    """Of vectors, which the file reshapes between the layer and the join."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        vector = keras.layers.Dense(5)(keras.layers.Flatten()(image))
+        normalization = keras.layers.BatchNormalization()
+        x = normalization(vector)
+        return keras.Model(image, join()([vector, normalization(x), x]))
+
+    return build
+
+
+@pytest.mark.parametrize("join", ["Concatenate", "Maximum", "Minimum"])
+def test_a_shared_layer_that_is_reshaped_before_a_join(join, tmp_path):
+    """The converter kept the layer's range there, and rounded a second time."""
+    build = shared_normalization_before(getattr(keras.layers, join))
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+@pytest.mark.parametrize("activation", ["hard_sigmoid", "softsign", "hard_tanh"])
+def test_an_activation_of_a_known_range_before_a_join(activation, tmp_path):
+    """The converter gives it the join's range unless its operator prescribes one."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        x = keras.layers.DepthwiseConv2D(3)(image)
+        bounded = keras.layers.Activation(activation)(x)
+        return keras.Model(image, keras.layers.Concatenate()([bounded, x]))
+
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+def a_tensor_that_two_joins_read():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(1)(image)
+    size = keras.ops.absolute(x)
+    joined = keras.layers.Concatenate()([size, x, x])
+    return keras.Model(image, keras.layers.Concatenate()([joined, x, size]))
+
+
+def a_layer_called_twice_on_a_tensor():
+    image = keras.Input(models.SHAPE)
+    vector = keras.layers.Dense(5)(keras.layers.Flatten()(image))
+    normalization = keras.layers.BatchNormalization()
+    x, y = normalization(vector), normalization(vector)
+    joined = keras.layers.Maximum()([y, x, vector])
+    return keras.Model(image, [joined, keras.layers.Dense(4)(y)])
+
+
+def a_prelu_beside_relus():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(1)(image)
+    prelu = keras.layers.PReLU(shared_axes=[1, 2])
+    limited = prelu(keras.ops.minimum(x, 0.3))
+    return keras.Model(image, [prelu(x), keras.ops.elu(x), keras.ops.relu(x), limited])
+
+
+def a_prelu_and_a_join_of_one_of_several_outputs():
+    image = keras.Input(models.SHAPE)
+    x = keras.ops.unstack(keras.layers.DepthwiseConv2D(1)(image), axis=1)[2]
+    y = keras.layers.PReLU()(x)
+    return keras.Model(image, [y, keras.layers.Maximum()([y, x])])
+
+
+def a_leaky_relu_of_two_layers():
+    image = keras.Input(models.SHAPE)
+    x = keras.layers.DepthwiseConv2D(1)(image)
+    return keras.Model(image, keras.layers.Maximum()([x * 0.3, x]))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        a_tensor_that_two_joins_read,
+        a_layer_called_twice_on_a_tensor,
+        a_prelu_beside_relus,
+        a_prelu_and_a_join_of_one_of_several_outputs,
+        a_leaky_relu_of_two_layers,
+    ],
+)
+def test_what_the_converter_makes_something_else_of(build, tmp_path):
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("size", [0.01, 0.5])
+def test_softsign_of_small_values(size, joined, tmp_path):
+    """On a wide range LiteRT's DIV made the largest integer of small quotients."""
+    values = keras.Input((64,))
+    y = keras.ops.softsign(keras.ops.clip(values, -size, size))
+    y = keras.layers.Concatenate()([y, values]) if joined else y
+    model = keras.Model(values, [y, keras.layers.Dense(2)(values)])
+    x = np.linspace(-1, 1, 4 * 64, dtype="float32").reshape(4, 64)
+    kacc.quantize(model)
+    calibrate(model, [x])
+    artifact = convert(model, tmp_path / "model.tflite", "tflite-int8")
+    [softsign, _] = kacc.parity(model, artifact, x).outputs
+    assert softsign.equal == 1
+    got = artifact.predict(x)[0][:, :64]
+    inside = np.clip(x, -size, size)
+    steps = 1 / 255 + 2.5 * (1 if joined else size) / 127  # of the input, of the output
+    np.testing.assert_allclose(got, inside / (1 + abs(inside)), atol=steps)
+
+
+@pytest.mark.parametrize("kernels", ["builtin", "reference"])
+def test_a_number_added_where_many_sums_are_halves(kernels, tmp_path):
+    """The built-in ADD takes eight values at once, and rounds those otherwise."""
+    image = keras.Input((37, 3))
+    x = keras.ops.clip(keras.ops.clip(image, 0.0, 3.0) + 1.0, 0.0, 2.0)
+    model = keras.Model(image, [x, keras.layers.Dense(2)(image)])
+    data = np.random.default_rng(0).uniform(-1, 3, (3, 37, 3)).astype("float32")
+    kacc.quantize(model)
+    calibrate(model, [data])
+    artifact = convert(model, tmp_path / "model.tflite", "tflite-int8")
+    outputs = kacc.parity(model, artifact, data, kernels=kernels).outputs
+    assert [output.equal for output in outputs] == [1.0, 1.0]
+
+
 def a_mean_joined_with_itself():
     image = keras.Input(models.SHAPE)
     x = keras.layers.DepthwiseConv2D(3)(image)
@@ -199,6 +321,20 @@ def test_a_shared_layer_of_which_a_relu_reads_one_call(layer, tmp_path):
         second = shared(keras.layers.DepthwiseConv2D(1)(image))
         outputs = [keras.layers.DepthwiseConv2D(1)(x) for x in (first, second)]
         return keras.Model(image, outputs)
+
+    model, x = quantized(build)
+    assert_equal_to_file(model, x, tmp_path)
+
+
+def test_a_relu_reads_one_reshaped_call_of_a_shared_layer(tmp_path):
+    """The converter kept the layer's range before it, and rounded a second time."""
+
+    def build():
+        image = keras.Input(models.SHAPE)
+        vector = keras.layers.Dense(5)(keras.layers.Flatten()(image))
+        normalization = keras.layers.BatchNormalization()
+        x = normalization(vector)
+        return keras.Model(image, [x, keras.layers.ReLU()(normalization(x))])
 
     model, x = quantized(build)
     assert_equal_to_file(model, x, tmp_path)

@@ -11,7 +11,8 @@ from kacc.converters import flatbuffer
 from kacc.converters.convert import convert
 from kacc.converters.parity import parity
 from kacc.converters.runtime import host
-from kacc.core.errors import UsageError
+from kacc.core.errors import KaccError, UsageError
+from kacc.quantization import calibrate
 
 layers = keras.layers
 
@@ -184,3 +185,16 @@ def test_tensors_inside_a_layer_are_not_its_output(images, tmp_path):
     table = {row.layer: row for row in parity(model, artifact, images).layers}
     assert {"separable", "gated"} <= set(table)
     assert not [row for row in table.values() if row.differs]
+
+
+def test_products_that_xnnpack_does_not_scale(tmp_path):
+    """It refuses a file where a sum of products is multiplied by 256 and more."""
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
+    model.layers[0].kernel.assign([[1000.0], [-1000.001]])
+    x = np.repeat(np.linspace(-1, 1, 64, dtype="float32")[:, None], 2, axis=1)
+    kacc.quantize(model)
+    calibrate(model, [x])
+    artifact = kacc.convert(model, tmp_path / "model.tflite", "tflite-int8")
+    assert artifact.predict(x, kernels="builtin").shape == (64, 1)
+    with pytest.raises(KaccError, match=r"LiteRT can run.*builtin"):
+        artifact.predict(x)

@@ -38,6 +38,11 @@ class BuiltIn:
         "dense": fixed_point.multiply_halves_up,
     }
 
+    # How ADD multiplies its terms where one of them is a single number.
+    _with_number: Callable[..., Any] = staticmethod(
+        in_flat_blocks(8, fixed_point.multiply_cut_off)
+    )
+
     def linear(
         self,
         acc: Any,
@@ -62,9 +67,15 @@ class BuiltIn:
         """ADD and SUB: both terms with 20 more bits on a common scale."""
         first, second = f64(a.grid.scale32), f64(b.grid.scale32)
         common = 2.0 * tf.maximum(first, second)
+        values, product = [a.centered, b.centered], fixed_point.multiply_twice_rounded
+        if sign > 0 and 1 in [x.shape.num_elements() for x in values]:
+            # Vector instructions take it, whose position tells which are left over.
+            shape = tf.broadcast_dynamic_shape(*map(tf.shape, values))
+            values = [tf.broadcast_to(value, shape) for value in values]
+            product = self._with_number
         terms = [
-            multiplied(x.centered * 2.0**20, scale / common)
-            for x, scale in ((a, first), (b, second))
+            multiplied(value * 2.0**20, scale / common, product)
+            for value, scale in zip(values, (first, second), strict=True)
         ]
         out = common / (2.0**20 * f64(grid.scale32))
         return fixed(terms[0] + sign * terms[1], out, grid)
@@ -146,7 +157,7 @@ class BuiltIn:
     def divide(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
         """DIV: the product with a reciprocal of 31 bits."""
         inverse, exponent = fixed_point.reciprocal(tf.cast(b.centered, tf.int64), 31)
-        real = f64(a.grid.scale32) / (f64(b.grid.scale32) * f64(grid.scale32))
+        real = f64(a.grid.scale32 / (b.grid.scale32 * grid.scale32))
         integer, shift = fixed_point.quantize_multiplier(real)
         # The dividend takes up all bits but its sign.
         value = tf.cast(a.centered, tf.int64)

@@ -52,6 +52,7 @@ class Reference(BuiltIn):
         "depthwise": fixed_point.multiply_twice_rounded,
         "dense": fixed_point.multiply_once_rounded,
     }
+    _with_number = staticmethod(fixed_point.multiply_twice_rounded)
 
 
 class Micro(Reference):

@@ -47,26 +47,30 @@ def in_blocks(size: int) -> Callable[..., Any]:
     def product(value: Any, multiplier: Any, shift: Any) -> Any:
         channels = value.shape[-1]
         last = tf.range(channels) >= channels // size * size
-        return _by_either(last, value, multiplier, shift)
+        up = fixed_point.multiply_halves_up(value, multiplier, shift)
+        away = fixed_point.multiply_twice_rounded(value, multiplier, shift)
+        return tf.where(last, away, up)
 
     return product
 
 
-def in_flat_blocks(size: int) -> Callable[..., Any]:
-    """The same of a kernel that goes over a whole batch as if it were one row."""
+def in_flat_blocks(
+    size: int, blocks: Callable[..., Any] = fixed_point.multiply_halves_up
+) -> Callable[..., Any]:
+    """The same of a kernel that goes over a whole batch as if it were one row.
+
+    Args:
+        size: of the blocks of values that vector instructions take.
+        blocks: how these multiply.
+    """
 
     def product(value: Any, multiplier: Any, shift: Any) -> Any:
         count = tf.size(value)
         last = tf.reshape(tf.range(count) >= count // size * size, tf.shape(value))
-        return _by_either(last, value, multiplier, shift)
+        away = fixed_point.multiply_twice_rounded(value, multiplier, shift)
+        return tf.where(last, away, blocks(value, multiplier, shift))
 
     return product
-
-
-def _by_either(last: Any, value: Any, multiplier: Any, shift: Any) -> Any:
-    up = fixed_point.multiply_halves_up(value, multiplier, shift)
-    away = fixed_point.multiply_twice_rounded(value, multiplier, shift)
-    return tf.where(last, away, up)
 
 
 def exact_mean(
