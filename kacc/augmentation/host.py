@@ -148,28 +148,30 @@ def _recolour(
     import cv2
 
     colour = parameters["colour"].astype(np.float64)
-    added = low + (high - low) * colour[:, :, 3] - low * colour[:, :, :3].sum(2)
     mean = parameters.get("colour_mean", np.zeros(len(work)))
     changes = (colour != np.eye(3, 4)).any((1, 2)) | (mean != 0)
-    for number in np.flatnonzero(changes):
-        image, offset = work[number], added[number]
+    colour[:, :, 3] *= high - low
+    colour[:, :, 3] += low - low * colour[:, :, :3].sum(2)
+    if work.shape[3] == 1:  # grey pixels, of which there is one channel
+        factors = colour[:, :, :3].sum(2, keepdims=True)
+        colour = LUMINANCE @ np.concatenate([factors, colour[:, :, 3:]], 2)
+        colour = colour[:, None]
+    for number in np.flatnonzero(changes).tolist():
+        image, matrix = work[number], colour[number]
         if mean[number] != 0:
-            grey = float(np.dot(_channel_means(image), LUMINANCE))
-            offset = offset + mean[number] * (grey - low)
-        if image.shape[2] == 3:
-            matrix = np.concatenate([colour[number, :, :3], offset[:, None]], 1)
-        else:
-            factor = float(LUMINANCE @ colour[number, :, :3].sum(1))
-            matrix = np.array([[factor, float(LUMINANCE @ offset)]])
+            matrix[:, -1] += mean[number] * (_grey(image) - low)
         image[:] = cv2.transform(image, matrix).reshape(image.shape)
     _clip(work, low, high)
 
 
-def _channel_means(image: np.ndarray) -> np.ndarray:
+def _grey(image: np.ndarray) -> float:
+    """The mean of an image's luminance."""
     import cv2
 
-    means = cv2.mean(image)
-    return np.array(means[:3] if image.shape[2] == 3 else means[:1] * 3)
+    red, green, blue, _ = cv2.mean(image)
+    if image.shape[2] == 1:
+        return red
+    return float(LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue)
 
 
 def _clip(images: np.ndarray, low: float, high: float) -> None:
@@ -178,76 +180,100 @@ def _clip(images: np.ndarray, low: float, high: float) -> None:
         np.clip(images, low, high, out=images)
 
 
-def _look_up(
-    work: np.ndarray, parameters: Parameters, policy: Any, low: float, high: float
-) -> None:
-    import cv2
-
-    names = [name for name in _UNCHANGED if name in parameters]
-    changes = [parameters[name] != _UNCHANGED[name] for name in names]
-    chosen = np.flatnonzero(np.any(changes, 0))
-    if not len(chosen):
-        return
-    levels = work[chosen]
-    if work.dtype != np.uint8:
-        levels = (levels - low) * np.float32((_LEVELS - 1) / (high - low)) + 0.5
-        levels = np.clip(levels, 0, 255, out=levels).astype(np.uint8)
-    tables = _tables(levels, {name: parameters[name][chosen] for name in names})
-    for image, table in zip(levels, tables, strict=True):
-        image[:] = cv2.LUT(image, table[None]).reshape(image.shape)
-    if work.dtype != np.uint8:
-        levels = levels * np.float32((high - low) / 255) + low
-    work[chosen] = levels
-
-
 _UNCHANGED = {"autocontrast": False, "equalize": False, "threshold": 2.0, "bits": 8.0}
 
 
-def _tables(levels: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """What each level becomes, as in `functional.tables`: (batch, 256, channels)."""
-    shape = (len(levels), _LEVELS, levels.shape[3])
-    table = np.broadcast_to(np.arange(_LEVELS, dtype=np.int32)[:, None], shape).copy()
-    if "autocontrast" in parameters:
-        chosen = np.flatnonzero(parameters["autocontrast"])
-        table[chosen] = _stretched(levels[chosen])
-    if "equalize" in parameters:
-        chosen = np.flatnonzero(parameters["equalize"])
-        table[chosen] = _equalized(_histograms(levels[chosen]))
+def _look_up(
+    work: np.ndarray, parameters: Parameters, policy: Any, low: float, high: float
+) -> None:
+    parameters = {name: parameters[name] for name in _UNCHANGED if name in parameters}
+    changes = {name: parameters[name] != _UNCHANGED[name] for name in parameters}
+    nobody = np.zeros(len(work), bool)
+    adapts = changes.get("autocontrast", nobody) | changes.get("equalize", nobody)
+    # Tables that do not depend on the image are the same for all its channels.
+    fixed = np.any(list(changes.values()), 0) & ~adapts
+    for channels, group in ((work.shape[3], adapts), (1, fixed)):
+        chosen = np.flatnonzero(group)
+        if len(chosen):
+            own = {name: values[chosen] for name, values in parameters.items()}
+            _look_up_group(work, chosen, own, channels, low, high)
+
+
+def _look_up_group(
+    work: np.ndarray,
+    chosen: np.ndarray,
+    parameters: Parameters,
+    channels: int,
+    low: float,
+    high: float,
+) -> None:
+    import cv2
+
+    levels = work[chosen]
+    if work.dtype != np.uint8:
+        if (low, high) != (0, _LEVELS - 1):
+            levels -= np.float32(low)
+            levels *= np.float32((_LEVELS - 1) / (high - low))
+        levels += np.float32(0.5)
+        levels = np.clip(levels, 0, _LEVELS - 1, out=levels).astype(np.uint8)
+    tables = _tables(levels, parameters, channels).astype(np.uint8)
+    if work.dtype != np.uint8:
+        tables = tables * np.float32((high - low) / 255) + np.float32(low)
+    # (row, level, channel), as OpenCV takes them
+    tables = np.ascontiguousarray(tables.transpose(0, 2, 1))[:, None]
+    for number, image, table in zip(chosen.tolist(), levels, tables, strict=True):
+        cv2.LUT(image, table, work[number])
+
+
+def _tables(levels: np.ndarray, parameters: Parameters, channels: int) -> np.ndarray:
+    """What each level becomes, as in `functional.tables`: (batch, channels, 256)."""
+    shape = (len(levels), channels, _LEVELS)
+    table = np.broadcast_to(np.arange(_LEVELS, dtype=np.int16), shape)
+    for name, adapted in (("autocontrast", _stretched), ("equalize", _equalized)):
+        chosen = np.flatnonzero(parameters.get(name, False))
+        if len(chosen):
+            table = table.copy()
+            table[chosen] = adapted(levels[chosen])
     if "threshold" in parameters:
-        threshold = parameters["threshold"] * np.float32(_LEVELS - 1)
-        beyond = table >= threshold[:, None, None]
+        # Of whole numbers, those from the next whole number on.
+        threshold = np.ceil(parameters["threshold"] * np.float32(_LEVELS - 1))
+        beyond = table >= threshold.astype(np.int16)[:, None, None]
         table = np.where(beyond, _LEVELS - 1 - table, table)
     if "bits" in parameters:
-        dropped = 8 - parameters["bits"].astype(np.int32)[:, None, None]
+        dropped = 8 - parameters["bits"].astype(np.int16)[:, None, None]
         table = table >> dropped << dropped
-    return table.astype(np.uint8)
+    return table
+
+
+# Quotients of floats, exact for these sizes: NumPy divides integers slowly
 
 
 def _stretched(levels: np.ndarray) -> np.ndarray:
-    # One axis after the other: NumPy is slow to reduce rows of three.
-    low = levels.min(1).min(1).astype(np.int32)[:, None]
-    span = levels.max(1).max(1)[:, None] - low
-    level = np.arange(_LEVELS, dtype=np.int32)[:, None]
-    values = ((level - low) * 510 + span) // np.maximum(2 * span, 1)
+    # One axis after the other: NumPy is slow to reduce rows of three, too.
+    low = levels.min(1).min(1).astype(np.float32)[:, :, None]
+    span = levels.max(1).max(1)[:, :, None] - low
+    level = np.arange(_LEVELS, dtype=np.float32)
+    values = np.floor(((level - low) * 510 + span) / np.maximum(2 * span, 1))
     return np.where(span > 0, np.clip(values, 0, 255), level)
 
 
+def _equalized(levels: np.ndarray) -> np.ndarray:
+    histograms = _histograms(levels).astype(np.float64)
+    upto = np.cumsum(histograms, 2)
+    level = np.arange(_LEVELS)
+    highest = np.where(histograms > 0, level, 0).max(2, keepdims=True)
+    last = np.take_along_axis(histograms, highest, 2)
+    step = np.floor((upto[:, :, -1:] - last) / 255)
+    values = np.floor((np.floor(step / 2) + upto - histograms) / np.maximum(step, 1))
+    return np.where(step > 0, np.minimum(values, 255), level)
+
+
 def _histograms(levels: np.ndarray) -> np.ndarray:
-    """How often there is each level: (batch, 256, channels)."""
+    """How often there is each level: (batch, channels, 256)."""
     batch, _, _, channels = levels.shape
     first = np.arange(batch * channels).reshape(batch, 1, 1, channels) * _LEVELS
     counts = np.bincount((first + levels).ravel(), minlength=first.size * _LEVELS)
-    return counts.reshape(batch, channels, _LEVELS).transpose(0, 2, 1)
-
-
-def _equalized(histograms: np.ndarray) -> np.ndarray:
-    level = np.arange(_LEVELS)[:, None]
-    upto = np.cumsum(histograms, 1)
-    highest = np.where(histograms > 0, level, 0).max(1, keepdims=True)
-    last = np.take_along_axis(histograms, highest, 1)
-    step = (upto[:, -1:] - last) // 255
-    values = (step // 2 + upto - histograms) // np.maximum(step, 1)
-    return np.where(step > 0, np.minimum(values, 255), level)
+    return counts.reshape(batch, channels, _LEVELS)
 
 
 def _sharpen(
