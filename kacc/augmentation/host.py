@@ -216,7 +216,7 @@ def _look_up_group(
             levels *= np.float32((_LEVELS - 1) / (high - low))
         levels += np.float32(0.5)
         levels = np.clip(levels, 0, _LEVELS - 1, out=levels).astype(np.uint8)
-    tables = _tables(levels, parameters, channels).astype(np.uint8)
+    tables: np.ndarray = _tables(levels, parameters, channels).astype(np.uint8)
     if work.dtype != np.uint8:
         tables = tables * np.float32((high - low) / 255) + np.float32(low)
     # (row, level, channel), as OpenCV takes them
