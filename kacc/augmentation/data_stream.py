@@ -115,8 +115,11 @@ def _files(
     listing: folders.Listing, numbers: list[int], result: Stream, what: str
 ) -> Iterator[Batch]:
     found = set()
-    text = f"reading {what}"
-    for index, image in decoding.readable(listing, 0, lambda pixels: pixels, text):
+
+    def load(path: Any) -> Any:
+        return decoding.read(path, 0)
+
+    for index, image in decoding.readable(listing, load, f"reading {what}"):
         found.add(index)
         if exif.is_rotated(listing.paths[index]):
             result.rotated += listing.names([index])

@@ -20,6 +20,7 @@ from kacc.augmentation.store import Store, store
 LABEL_MODES = ("int", "categorical", "binary", None)
 _OVERSHOOTING = ("bicubic", "lanczos3", "lanczos5", "mitchellcubic")
 _BATCH = 32  # images that are augmented at once where none are batched
+_AHEAD = 2  # batches that wait to be taken
 INTERPOLATIONS = (
     "bilinear",
     "nearest",
@@ -145,13 +146,13 @@ def flow_from_directory(
     asked.combinations(form, class_names, validation_split, subset)
     listing = list_images(directory, label_mode is not None, class_names, follow_links)
     asked.binary(label_mode, listing.class_names)
-    kept, bad = None, []
+    kept, bad, native = None, [], False
     if form.cache is not None:
         kept = form.store(listing)
         bad = kept.unreadable
     elif on_error is not None:
-        bad = decoding.unreadable(listing, form.channels)
-    source = _Source(form, kept, listing.names(bad))
+        bad, native = decoding.examine(listing, form.channels)
+    source = _Source(form, kept, listing.names(bad), native)
     listing = decoding.left_out(listing, bad, on_error or "raise")
     if subset is None or validation_split is None:
         return source.dataset(listing, shuffle, form.policy)
@@ -188,8 +189,9 @@ class _Form:
         transforms = () if self.policy is None else self.policy.transforms
         return [one for one in transforms if isinstance(one, Rescale)]
 
-    def sized(self, image: Any) -> Any:
-        """An image in the wanted size, uint8."""
+    def load(self, path: Any, native: bool = False) -> Any:
+        """An image from its file, in the wanted size: whole numbers, perhaps floats."""
+        image = decoding.read(path, self.channels, native)
         size, method = self.image_size, self.interpolation
         if self.pad:
             image = tf.image.resize_with_pad(image, *size, method=method)
@@ -208,17 +210,17 @@ class _Form:
             return image
         if method in _OVERSHOOTING:
             image = tf.clip_by_value(image, 0.0, 255.0)
-        return tf.cast(image + 0.5, tf.uint8)  # rounds, a pass less than tf.round
+        return tf.round(image)
 
-    def load(self, path: Any) -> Any:
-        """An image from its file, uint8."""
-        return self.sized(decoding.read(path, self.channels))
+    def load_bytes(self, path: Any, native: bool = False) -> Any:
+        """The same as uint8."""
+        return tf.cast(self.load(path, native), tf.uint8)
 
     def store(self, listing: Listing) -> Store:
         """All images, decoded."""
         shape = (*self.image_size, self.channels)
         settings = (shape, self.interpolation, self.crop, self.pad)
-        return store(listing, shape, self.sized, self.cache or None, settings)
+        return store(listing, shape, self.load_bytes, self.cache or None, settings)
 
     def labels(self, listing: Listing) -> Any:
         """The labels of all images."""
@@ -243,6 +245,7 @@ class _Source:
     form: _Form
     kept: Store | None
     unreadable: list[str]
+    native: bool
 
     def dataset(
         self, listing: Listing, shuffle: bool = False, policy: Policy | None = None
@@ -253,19 +256,21 @@ class _Source:
         if shuffle:
             data = data.shuffle(len(listing), form.seed)
         if self.kept is None:
-            data = _map(data, form.load)
+            # A policy takes bytes, whose range of values is known.
+            floats = policy is None and form.dtype == "float32"
+            load = form.load if floats else form.load_bytes
+            data = _map(data, lambda path: load(path, self.native), decoding.CALLS)
         data = data.batch(form.batch_size or _BATCH)
         if self.kept is not None:
             data = _map(data, self.kept.rows)
         if policy is None:
             data = _map(data, form.validation_pixels)
         else:
-            # Bytes, whose range of values is known and which are fewer to move.
             data = _map(policy.map(data), lambda images: _as_floats(images, form.dtype))
         if form.batch_size is None:
             data = data.unbatch()
             data = data.apply(tf.data.experimental.assert_cardinality(len(listing)))
-        data = data.prefetch(tf.data.AUTOTUNE)
+        data = decoding.untuned(data.prefetch(_AHEAD))
         data.class_names = list(listing.class_names) or None
         data.file_paths = [str(path) for path in listing.paths]
         data.unreadable = self.unreadable
@@ -280,14 +285,14 @@ class _Source:
         return first if alone else (first, self.form.labels(listing))
 
 
-def _map(data: Any, function: Any) -> Any:
+def _map(data: Any, function: Any, calls: int = tf.data.AUTOTUNE) -> Any:
     """Maps what comes first, images or what stands for them."""
 
     def mapped(*parts: Any) -> Any:
         first, *rest = parts
         return (function(first), *rest) if rest else function(first)
 
-    return data.map(mapped, num_parallel_calls=tf.data.AUTOTUNE)
+    return data.map(mapped, num_parallel_calls=calls)
 
 
 def _as_floats(images: Any, dtype: str) -> Any:

@@ -59,6 +59,9 @@ def require() -> None:
 def change(images: np.ndarray, parameters: Parameters, policy: Any) -> np.ndarray:
     """Warps, colours and filters a batch.
 
+    Each stage takes only the images that it changes: of what RandAugment can do, most
+    is neutral for most images.
+
     Args:
         images: (batch, height, width, channels), uint8 or float.
         parameters: those of `KEYS` that there are, as `draw` gives them.
@@ -67,34 +70,22 @@ def change(images: np.ndarray, parameters: Parameters, policy: Any) -> np.ndarra
     Returns:
         Images of the same shape and type.
     """
-    work = images if images.dtype == np.uint8 else images.astype(np.float32)
-    work = np.ascontiguousarray(work)
+    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
     low, high = policy.range_of(images.dtype)
-    stages = [
-        stage
-        for keys, make in _STAGES
-        if any(key in parameters for key in keys)
-        for stage in [make(parameters, policy, low, high)]
-    ]
-    result = np.empty_like(work)
-    for number, image in enumerate(work):
-        for stage in stages[:-1]:
-            image = stage(number, image, None)
-        # The last one may write into its place: copies cost a tenth of a warp.
-        changed = stages[-1](number, image, result[number])
-        if not np.may_share_memory(changed, result):
-            result[number] = changed
-    return result.astype(images.dtype, copy=False)
+    if "matrix" in parameters:
+        given = np.ascontiguousarray(images, dtype)
+        work = _warped(given, parameters["matrix"], policy)
+    else:
+        work = np.array(images, dtype, order="C")
+    for keys, stage in _STAGES:
+        if any(key in parameters for key in keys):
+            stage(work, parameters, policy, low, high)
+    return work.astype(images.dtype, copy=False)
 
 
-# (number of the image, the image, where the result may be written or None) -> result
-Stage = Callable[[int, np.ndarray, np.ndarray | None], np.ndarray]
-
-
-def _warp(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:
+def _warped(images: np.ndarray, matrices: np.ndarray, policy: Any) -> np.ndarray:
     import cv2
 
-    matrices = parameters["matrix"].astype(np.float64)
     nearest = policy.warp_interpolation == "nearest"
     options: dict[str, Any] = {
         "flags": (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
@@ -107,19 +98,30 @@ def _warp(parameters: Parameters, policy: Any, low: float, high: float) -> Stage
         }[policy.fill_mode],
         "borderValue": (float(policy.fill_value),) * 4,
     }
+    size = images.shape[2:0:-1]
+    mirror = np.array([[-1, 0, size[0] - 1], [0, 1, 0], [0, 0, 1]])
+    is_still = (matrices == np.eye(3)).all((1, 2)).tolist()
+    is_mirrored = (matrices == mirror).all((1, 2)).tolist()
+    matrices = matrices.astype(np.float64)
+    result = np.empty_like(images)
 
-    def warped(number: int, image: np.ndarray, out: Any = None) -> np.ndarray:
-        size = image.shape[1::-1]
+    def warp(image: np.ndarray, matrix: np.ndarray, out: Any = None) -> np.ndarray:
         if policy.is_projective:
-            return cv2.warpPerspective(image, matrices[number], size, out, **options)
-        return cv2.warpAffine(image, matrices[number, :2], size, out, **options)
+            return cv2.warpPerspective(image, matrix, size, out, **options)
+        return cv2.warpAffine(image, matrix[:2], size, out, **options)
 
-    def warp(number: int, image: np.ndarray, out: Any) -> np.ndarray:
-        if image.shape[2] == 3:
-            return warped(number, image, out)
-        return _in_parts(functools.partial(warped, number), image)
-
-    return warp
+    for number, (image, matrix, out) in enumerate(
+        zip(images, matrices, result, strict=True)
+    ):
+        if is_still[number]:
+            out[:] = image
+        elif is_mirrored[number]:
+            cv2.flip(image, 1, out)
+        elif image.shape[2] == 3:
+            warp(image, matrix, out)  # into its place: a copy costs a tenth of it
+        else:
+            out[:] = _in_parts(functools.partial(warp, matrix=matrix), image)
+    return result
 
 
 def _in_parts(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
@@ -137,136 +139,176 @@ def _in_parts(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.
     return np.concatenate(done, 2)
 
 
-def _recolour(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:
+# The stages behind the warp change a batch in place
+
+
+def _recolour(
+    work: np.ndarray, parameters: Parameters, policy: Any, low: float, high: float
+) -> None:
     import cv2
 
     colour = parameters["colour"].astype(np.float64)
-    added = low + (high - low) * colour[:, :, 3] - low * colour[:, :, :3].sum(2)
-    mean = parameters.get("colour_mean")
-
-    def recolour(number: int, image: np.ndarray, out: Any) -> np.ndarray:
-        offset = added[number]
-        if mean is not None:
-            grey = float(np.dot(_channel_means(image), LUMINANCE))
-            offset = offset + mean[number] * (grey - low)
-        if image.shape[2] == 3:
-            matrix = np.concatenate([colour[number, :, :3], offset[:, None]], 1)
-            changed = cv2.transform(image, matrix)
-        else:
-            factor = float(LUMINANCE @ colour[number, :, :3].sum(1))
-            matrix = np.array([[factor, float(LUMINANCE @ offset)]])
-            changed = cv2.transform(image, matrix).reshape(image.shape)
-        return _clipped(changed, low, high)
-
-    return recolour
+    mean = parameters.get("colour_mean", np.zeros(len(work)))
+    changes = (colour != np.eye(3, 4)).any((1, 2)) | (mean != 0)
+    colour[:, :, 3] *= high - low
+    colour[:, :, 3] += low - low * colour[:, :, :3].sum(2)
+    if work.shape[3] == 1:  # grey pixels, of which there is one channel
+        factors = colour[:, :, :3].sum(2, keepdims=True)
+        colour = LUMINANCE @ np.concatenate([factors, colour[:, :, 3:]], 2)
+        colour = colour[:, None]
+    for number in np.flatnonzero(changes).tolist():
+        image, matrix = work[number], colour[number]
+        if mean[number] != 0:
+            matrix[:, -1] += mean[number] * (_grey(image) - low)
+        image[:] = cv2.transform(image, matrix).reshape(image.shape)
+    _clip(work, low, high)
 
 
-def _channel_means(image: np.ndarray) -> np.ndarray:
+def _grey(image: np.ndarray) -> float:
+    """The mean of an image's luminance."""
     import cv2
 
-    means = cv2.mean(image)
-    return np.array(means[:3] if image.shape[2] == 3 else means[:1] * 3)
+    red, green, blue, _ = cv2.mean(image)
+    if image.shape[2] == 1:
+        return red
+    return float(LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue)
 
 
-def _clipped(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Floats in the range; OpenCV has done so with uint8."""
-    return image if image.dtype == np.uint8 else np.clip(image, low, high)
+def _clip(images: np.ndarray, low: float, high: float) -> None:
+    """Floats into the range; OpenCV has done so with uint8."""
+    if images.dtype != np.uint8:
+        np.clip(images, low, high, out=images)
 
 
-def _look_up(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:
+_UNCHANGED = {"autocontrast": False, "equalize": False, "threshold": 2.0, "bits": 8.0}
+
+
+def _look_up(
+    work: np.ndarray, parameters: Parameters, policy: Any, low: float, high: float
+) -> None:
+    parameters = {name: parameters[name] for name in _UNCHANGED if name in parameters}
+    changes = {name: parameters[name] != _UNCHANGED[name] for name in parameters}
+    nobody = np.zeros(len(work), bool)
+    adapts = changes.get("autocontrast", nobody) | changes.get("equalize", nobody)
+    # Tables that do not depend on the image are the same for all its channels.
+    fixed = np.any(list(changes.values()), 0) & ~adapts
+    for channels, group in ((work.shape[3], adapts), (1, fixed)):
+        chosen = np.flatnonzero(group)
+        if len(chosen):
+            own = {name: values[chosen] for name, values in parameters.items()}
+            _look_up_group(work, chosen, own, channels, low, high)
+
+
+def _look_up_group(
+    work: np.ndarray,
+    chosen: np.ndarray,
+    parameters: Parameters,
+    channels: int,
+    low: float,
+    high: float,
+) -> None:
     import cv2
 
-    def look_up(number: int, image: np.ndarray, out: Any) -> np.ndarray:
-        wanted = _wanted(parameters, number)
-        if not wanted:
-            return image
-        levels = image
-        if image.dtype != np.uint8:
-            scaled = (image - low) * np.float32((_LEVELS - 1) / (high - low))
-            levels = np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
-        table = np.stack(
-            [_table(levels[:, :, c], wanted) for c in range(image.shape[2])], 1
-        )
-        changed = cv2.LUT(levels, table[None] if image.shape[2] > 1 else table[:, 0])
-        changed = changed.reshape(image.shape)
-        if image.dtype == np.uint8:
-            return changed
-        return changed.astype(np.float32) * np.float32((high - low) / 255) + low
-
-    return look_up
+    levels = work[chosen]
+    if work.dtype != np.uint8:
+        if (low, high) != (0, _LEVELS - 1):
+            levels -= np.float32(low)
+            levels *= np.float32((_LEVELS - 1) / (high - low))
+        levels += np.float32(0.5)
+        levels = np.clip(levels, 0, _LEVELS - 1, out=levels).astype(np.uint8)
+    tables: np.ndarray = _tables(levels, parameters, channels).astype(np.uint8)
+    if work.dtype != np.uint8:
+        tables = tables * np.float32((high - low) / 255) + np.float32(low)
+    # (row, level, channel), as OpenCV takes them
+    tables = np.ascontiguousarray(tables.transpose(0, 2, 1))[:, None]
+    for number, image, table in zip(chosen.tolist(), levels, tables, strict=True):
+        cv2.LUT(image, table, work[number])
 
 
-def _wanted(parameters: Parameters, number: int) -> dict[str, float]:
-    """What is to be done with one image's levels: name -> parameter."""
-    neutral = {"autocontrast": False, "equalize": False, "threshold": 2.0, "bits": 8.0}
-    found = {key: parameters[key][number] for key in neutral if key in parameters}
-    return {key: value for key, value in found.items() if value != neutral[key]}
-
-
-def _table(levels: np.ndarray, wanted: dict[str, float]) -> np.ndarray:
-    """What each of 256 levels of one channel becomes, as in `functional.tables`."""
-    table = np.arange(_LEVELS)
-    if "equalize" in wanted:
-        table = _equalized(np.bincount(levels.ravel(), minlength=_LEVELS))
-    elif "autocontrast" in wanted:
-        low, high = int(levels.min()), int(levels.max())
-        if high > low:
-            stretched = ((table - low) * 510 + high - low) // (2 * (high - low))
-            table = np.clip(stretched, 0, 255)
-    if "threshold" in wanted:
-        beyond = table >= wanted["threshold"] * np.float32(_LEVELS - 1)
+def _tables(levels: np.ndarray, parameters: Parameters, channels: int) -> np.ndarray:
+    """What each level becomes, as in `functional.tables`: (batch, channels, 256)."""
+    shape = (len(levels), channels, _LEVELS)
+    table = np.broadcast_to(np.arange(_LEVELS, dtype=np.int16), shape)
+    for name, adapted in (("autocontrast", _stretched), ("equalize", _equalized)):
+        chosen = np.flatnonzero(parameters.get(name, False))
+        if len(chosen):
+            table = table.copy()
+            table[chosen] = adapted(levels[chosen])
+    if "threshold" in parameters:
+        # Of whole numbers, those from the next whole number on.
+        threshold = np.ceil(parameters["threshold"] * np.float32(_LEVELS - 1))
+        beyond = table >= threshold.astype(np.int16)[:, None, None]
         table = np.where(beyond, _LEVELS - 1 - table, table)
-    if "bits" in wanted:
-        step = 1 << (8 - int(wanted["bits"]))
-        table = table // step * step
-    return table.astype(np.uint8)
+    if "bits" in parameters:
+        dropped = 8 - parameters["bits"].astype(np.int16)[:, None, None]
+        table = table >> dropped << dropped
+    return table
 
 
-def _equalized(histogram: np.ndarray) -> np.ndarray:
-    upto = np.cumsum(histogram)
-    step = (upto[-1] - histogram[np.flatnonzero(histogram)[-1]]) // 255
-    if step == 0:
-        return np.arange(_LEVELS)
-    return np.minimum((step // 2 + upto - histogram) // step, 255)
+# Quotients of floats, exact for these sizes: NumPy divides integers slowly
 
 
-def _sharpen(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:
+def _stretched(levels: np.ndarray) -> np.ndarray:
+    # One axis after the other: NumPy is slow to reduce rows of three, too.
+    low = levels.min(1).min(1).astype(np.float32)[:, :, None]
+    span = levels.max(1).max(1)[:, :, None] - low
+    level = np.arange(_LEVELS, dtype=np.float32)
+    values = np.floor(((level - low) * 510 + span) / np.maximum(2 * span, 1))
+    return np.where(span > 0, np.clip(values, 0, 255), level)
+
+
+def _equalized(levels: np.ndarray) -> np.ndarray:
+    histograms = _histograms(levels).astype(np.float64)
+    upto = np.cumsum(histograms, 2)
+    level = np.arange(_LEVELS)
+    highest = np.where(histograms > 0, level, 0).max(2, keepdims=True)
+    last = np.take_along_axis(histograms, highest, 2)
+    step = np.floor((upto[:, :, -1:] - last) / 255)
+    values = np.floor((np.floor(step / 2) + upto - histograms) / np.maximum(step, 1))
+    return np.where(step > 0, np.minimum(values, 255), level)
+
+
+def _histograms(levels: np.ndarray) -> np.ndarray:
+    """How often there is each level: (batch, channels, 256)."""
+    batch, _, _, channels = levels.shape
+    first = np.arange(batch * channels).reshape(batch, 1, 1, channels) * _LEVELS
+    counts = np.bincount((first + levels).ravel(), minlength=first.size * _LEVELS)
+    return counts.reshape(batch, channels, _LEVELS)
+
+
+def _sharpen(
+    work: np.ndarray, parameters: Parameters, policy: Any, low: float, high: float
+) -> None:
     import cv2
 
     factors = parameters["sharpness"]
-
-    def sharpen(number: int, image: np.ndarray, out: Any) -> np.ndarray:
-        factor = factors[number]
-        if factor == 1:
-            return image
+    for number in np.flatnonzero(factors != 1):
+        image, factor = work[number], factors[number]
         kernel = factor * _MIDDLE + (1 - factor) * _SMOOTH
         changed = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT)
-        return _clipped(changed.reshape(image.shape), low, high)
+        image[:] = changed.reshape(image.shape)
+        _clip(image, low, high)
 
-    return sharpen
 
-
-def _blur(parameters: Parameters, policy: Any, low: float, high: float) -> Stage:
+def _blur(
+    work: np.ndarray, parameters: Parameters, policy: Any, low: float, high: float
+) -> None:
     import cv2
 
     distance = np.arange(-policy.blur_radius, policy.blur_radius + 1)
-
-    def blur(number: int, image: np.ndarray, out: Any) -> np.ndarray:
-        sigma = parameters["sigma"][number]
-        if sigma < 0.1:  # the next pixels would count for less than 1e-20
-            return image
-        weights = np.exp(-0.5 * (distance / sigma) ** 2)
+    sigmas = parameters["sigma"]
+    # Below 0.1 the next pixels would count for less than 1e-20.
+    for number in np.flatnonzero(sigmas >= 0.1):
+        image = work[number]
+        weights = np.exp(-0.5 * (distance / sigmas[number]) ** 2)
         weights /= weights.sum()
         changed = cv2.sepFilter2D(
             image, -1, weights, weights, borderType=cv2.BORDER_REFLECT
         )
-        return changed.reshape(image.shape)
-
-    return blur
+        image[:] = changed.reshape(image.shape)
 
 
-_STAGES: list[tuple[tuple[str, ...], Callable[..., Stage]]] = [
-    (("matrix",), _warp),
+_STAGES: list[tuple[tuple[str, ...], Callable[..., None]]] = [
     (("colour",), _recolour),
     (("autocontrast", "equalize", "threshold", "bits"), _look_up),
     (("sharpness",), _sharpen),

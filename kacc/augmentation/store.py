@@ -61,7 +61,7 @@ def store(
     Args:
         listing: the images.
         shape: (height, width, channels) of what `load` gives.
-        load: what is done to the pixels of an image.
+        load: a function of a path to the pixels of an image.
         folder: for the files; None keeps the images in memory.
         settings: all that `load` depends on.
 
@@ -96,8 +96,7 @@ def _fill(
     images: np.ndarray, listing: Listing, load: Callable[[Any], Any]
 ) -> list[int]:
     missing = set(range(len(listing)))
-    channels = images.shape[-1]
-    for index, image in decoding.readable(listing, channels, load, "decoding images"):
+    for index, image in decoding.readable(listing, load, "decoding images"):
         images[index] = image
         missing.discard(index)
     return sorted(missing)

@@ -13,7 +13,8 @@ import tensorflow as tf
 from PIL import Image
 
 import kacc
-from kacc.augmentation import flow_from_directory
+from kacc.augmentation import decoding, flow_from_directory
+from kacc.augmentation.folders import list_images
 
 RNG = np.random.default_rng(0)
 
@@ -165,6 +166,30 @@ def test_all_formats_become_all_colours(tmp_path, color_mode, channels, suffix):
     inexact = {"jpg": 4, "gif": 26}.get(suffix, 1)
     assert path.exists()
     np.testing.assert_allclose(found[0], wanted, atol=inexact)
+
+
+def test_formats_are_asked_for_where_the_decoder_does_not_give_the_channels(tmp_path):
+    """Elsewhere they are not, and the images are the same."""
+    for index, suffix in enumerate(("png", "jpg", "png")):
+        save(tmp_path / f"{index}.{suffix}", picture(8, 8))
+    listing = list_images(tmp_path, labelled=False)
+    assert decoding.examine(listing, 3) == ([], True)
+    assert decoding.examine(listing, 4) == ([], False)  # JPEG has no opacity
+    options = {"label_mode": None, "shuffle": False}
+    asked, native = (
+        np.concatenate(list(flow(tmp_path, on_error=on_error, **options)))
+        for on_error in (None, "raise")
+    )
+    np.testing.assert_array_equal(asked, native)
+    save(tmp_path / "3.bmp", picture(8, 8, 1))
+    (tmp_path / "4.bmp").touch()
+    listing = list_images(tmp_path, labelled=False)
+    assert decoding.examine(listing, 3) == ([4], False)
+
+
+def test_calls_are_fixed_from_the_start(folder):
+    for options in ({}, {"augmentation": "light"}, {"cache": True}):
+        assert flow(folder, **options).options().autotune.enabled is False
 
 
 def test_first_picture_of_an_animation_is_taken(tmp_path):

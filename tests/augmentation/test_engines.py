@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import kacc
 from kacc import augmentation as aug
-from kacc.augmentation import Policy
+from kacc.augmentation import Policy, host
 from kacc.augmentation.apply import augment, engine_named
 
 SEED = (1, 2, 3)
@@ -70,6 +70,37 @@ def test_engines_agree(group, dtype):
     assert difference.max() <= (1 if group != "tables" else 255)
     # OpenCV's colour matrix has 10 bits for uint8: more values round the other way.
     assert np.mean(difference > 0.5) < (0.15 if group == "colour" else 0.06)
+
+
+@pytest.mark.parametrize("value_range", [(0, 255), (-40, 300)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_each_image_is_changed_as_if_it_were_alone(dtype, value_range):
+    """The host works on groups of images: none gets what belongs to another."""
+    names = ("geometry", "colour", "tables", "filters")
+    transforms = [t for name in names for t in GROUPS[name]]
+    policy = Policy(transforms, value_range=value_range)
+    images = images_of(dtype, 12)
+    drawn = {name: v.numpy() for name, v in policy.sample(SEED, 12, 24, 20).items()}
+    whole = host.change(images, drawn, policy)
+    for number in range(12):
+        rows = slice(number, number + 1)
+        own = {name: values[rows] for name, values in drawn.items()}
+        alone = host.change(images[rows], own, policy)
+        np.testing.assert_array_equal(alone, whole[rows])
+    assert not np.array_equal(whole, images)
+
+
+def test_on_the_host_neutral_images_stay_and_mirrored_ones_are_exact():
+    policy = Policy([aug.Flip(), aug.RandAugment(1, 9, 0.0)], value_range=(0, 255))
+    images = images_of("float32", 16, (7, 9))
+    result = augment(policy, SEED, {"images": images}, "host")["images"].numpy()
+    same = [np.array_equal(a, b) for a, b in zip(result, images, strict=True)]
+    mirrored = [
+        np.array_equal(a, b[:, ::-1]) for a, b in zip(result, images, strict=True)
+    ]
+    assert any(same)
+    assert any(mirrored)
+    assert np.logical_xor(same, mirrored).all()
 
 
 @pytest.mark.parametrize("engine", ["graph", "host"])
