@@ -30,9 +30,8 @@ def lower(
     """
     import tensorflow as tf
 
-    frozen = graph.function(graph.output_tensors)
     specs = [tf.TensorSpec((batch, *i.shape[1:]), i.dtype) for i in graph.inputs]
-    function = tf.function(lambda *x: frozen(*x), jit_compile=True, autograph=False)
+    function = tf.function(graph.calling, jit_compile=True, autograph=False)
     with to_log():
         try:
             compiler = function.experimental_get_compiler_ir(*specs)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kacc.converters import legacy
+from kacc.converters import legacy, weights
 from kacc.converters.samples import Samples
 from kacc.converters.signature import (
     Signature,
@@ -36,12 +37,13 @@ class FrozenGraph:
     """A model's inference as a graph of constants.
 
     Args:
-        graph_def: the TensorFlow GraphDef.
+        graph_def: the TensorFlow GraphDef, large constants of which are stand-ins.
         inputs, outputs: in the model's order.
         input_tensors, output_tensors: their tensors' names in the graph.
         input_structure, output_structure: "single", "list" or "dict".
         layers: scope that a layer's operations stand in -> the layer's path, from
             below the model ("block/conv").
+        weights: the values of these constants, by the names of their nodes.
     """
 
     graph_def: Any
@@ -52,23 +54,59 @@ class FrozenGraph:
     input_structure: str
     output_structure: str
     layers: Mapping[str, str]
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def _function(self) -> Any:
         return self.function(self.output_tensors)
 
     def function(self, fetches: Sequence[str]) -> Any:
-        """A TensorFlow function from the inputs to any tensors of the graph."""
+        """A TensorFlow function from the inputs to any tensors of the graph.
+
+        It reads the large constants from beside the graph.
+        """
         import tensorflow as tf
 
-        imported = tf.compat.v1.wrap_function(
-            lambda: tf.graph_util.import_graph_def(self.graph_def, name=""), []
-        )
+        read = {source for node in self.graph_def.node for source in node.input}
+        used = [name for name in self.weights if {name, f"{name}:0"} & read]
+
+        def build() -> None:
+            capture = tf.compat.v1.get_default_graph().capture
+            values = {f"{n}:0": capture(tf.constant(self.weights[n])) for n in used}
+            tf.graph_util.import_graph_def(self.graph_def, values, name="")
+
+        imported = tf.compat.v1.wrap_function(build, [])
         element = imported.graph.as_graph_element
         return imported.prune(
             [element(name) for name in self.input_tensors],
             [element(name) for name in fetches],
         )
+
+    @property
+    def outline(self) -> FrozenGraph:
+        """The graph with stand-ins only, for files that values are put into."""
+        return replace(self, weights={})
+
+    def calling(self, *inputs: Any) -> list[Any]:
+        """Builds the graph, large constants in it, where a function is traced.
+
+        Args:
+            inputs: symbolic tensors.
+
+        Returns:
+            The outputs.
+        """
+        import tensorflow as tf
+
+        given = dict(zip(self.input_tensors, inputs, strict=True))
+        names = {name.split(":")[0] for name in given}
+        whole = self.graph_def.__class__()
+        whole.versions.CopyFrom(self.graph_def.versions)
+        whole.library.CopyFrom(self.graph_def.library)
+        whole.node.extend(n for n in self.graph_def.node if n.name not in names)
+        weights.put_back(whole.node, self.weights)
+        found = tf.graph_util.import_graph_def(whole, given, self.output_tensors, "")
+        return list(found)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Computes the outputs of any number of samples, in float."""
@@ -104,6 +142,7 @@ class FrozenGraph:
             ]
             with v1.Session(graph=graph) as session:
                 v1.saved_model.simple_save(session, folder, *named)
+        weights.put_into_saved_model(Path(folder), self.weights)
 
     def layer_of(self, operation: str) -> str | None:
         """The innermost layer that an operation of this name belongs to, if any."""
@@ -135,9 +174,6 @@ def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> Froz
         ConversionError: if the model cannot be traced.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
 
     require_model(model)
     with _for_inference(model):
@@ -164,9 +200,9 @@ def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> Froz
                 received=_first_line(error),
                 fix="Call the model inside a tf.function to see the whole error",
             ) from error
-        # Loops stay whole, since converters know While but not its low-level parts.
-        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-    return _graph_of(model, signature, frozen, structures[0], layers)
+        frozen, values = weights.frozen(concrete)
+    graph = _graph_of(model, signature, frozen, structures[0], layers)
+    return replace(graph, weights=weights.take_apart(graph.graph_def) | values)
 
 
 # From a scope's name, the scope that it is opened in, and the scopes of layers so far,

@@ -25,6 +25,7 @@ from kacc.converters.request import Converted, Request
 from kacc.converters.timing import interleaved
 from kacc.converters.trace import FrozenGraph
 from kacc.converters.warmup import warmup_requests
+from kacc.converters.weights import put_into_saved_model
 from kacc.core.errors import ConversionError
 from kacc.core.manifest import TensorInfo
 
@@ -38,7 +39,7 @@ def to_xla_cpu(request: Request) -> Converted:
     graph = for_export(request)
     sizes = tuple(request.export.batch_sizes or _sizes(request, SIZES))
     mode = request.export.xla or "auto"
-    frozen = graph.function(graph.output_tensors)
+    frozen = graph.outline.function(graph.output_tensors)
     both = {jit: _functions(graph, frozen, sizes, jit) for jit in (False, True)}
     if mode == "auto":
         chosen, times = _faster(graph, both)
@@ -54,7 +55,7 @@ def to_xla_gpu(request: Request) -> Converted:
     graph = for_export(request)
     sizes = tuple(request.export.batch_sizes or _sizes(request, SIZES))
     lower(graph, ["GPU"], sizes[0], request.target)
-    frozen = graph.function(graph.output_tensors)
+    frozen = graph.outline.function(graph.output_tensors)
     functions = _functions(graph, frozen, sizes, jit=True)
     return Converted(_writer(graph, functions), "xla", {"macs": request.macs})
 
@@ -70,7 +71,7 @@ def to_xla_tpu(request: Request) -> Converted:
     asked = request.export.batch_sizes or _sizes(request, (_SUBLANES,))
     sizes = tuple(dict.fromkeys(_padded(size) for size in asked))
     modules = {n: lower(graph, ["GPU"], n, request.target)["GPU"] for n in sizes}
-    frozen = graph.function(graph.output_tensors)
+    frozen = graph.outline.function(graph.output_tensors)
     functions = _functions(graph, frozen, sizes, jit=True)
     functions[DEFAULT] = functions[f"batch_{sizes[0]}"]
     notes = {
@@ -215,6 +216,7 @@ def _writer(
                     "than 2 GiB of weights",
                     received=str(error)[:200],
                 ) from error
+        put_into_saved_model(folder, graph.weights)
         extra = folder / MODULES
         extra.mkdir()
         sizes = [n for n in functions if n != DEFAULT]
