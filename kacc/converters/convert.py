@@ -31,7 +31,6 @@ from kacc.core.rules import Rule
 from kacc.core.transform import shares_scale
 
 CALIBRATION_SAMPLES = 500  # enough for ranges; more would only take longer
-LARGE = 2**22  # bytes of a file: less is not worth a search through all objects
 
 
 def convert(
@@ -198,8 +197,7 @@ def convert(
     if samples is not None:
         used["calibration_samples"] = len(samples)
     artifact = _write(path, request, converted, used | options.given)
-    if artifact.size_bytes > LARGE:
-        release()
+    release(artifact.size_bytes)
     return artifact
 
 

@@ -83,6 +83,11 @@ class FrozenGraph:
         )
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the constants that stand beside the graph."""
+        return sum(value.nbytes for value in self.weights.values())
+
+    @property
     def outline(self) -> FrozenGraph:
         """The graph with stand-ins only, for files that values are put into."""
         return replace(self, weights={})

@@ -28,6 +28,7 @@ from kacc.converters.warmup import warmup_requests
 from kacc.converters.weights import put_into_saved_model
 from kacc.core.errors import ConversionError
 from kacc.core.manifest import TensorInfo
+from kacc.core.memory import release
 
 SIZES = (1, 8, 32)  # batch sizes with functions of their own
 _LANES, _SUBLANES = 128, 8  # of a TPU's vector registers (Jouppi et al. 2023, TPU v4)
@@ -39,12 +40,10 @@ def to_xla_cpu(request: Request) -> Converted:
     graph = for_export(request)
     sizes = tuple(request.export.batch_sizes or _sizes(request, SIZES))
     mode = request.export.xla or "auto"
+    chosen, times = _faster(graph, sizes) if mode == "auto" else ({}, {})
     frozen = graph.outline.function(graph.output_tensors)
     both = {jit: _functions(graph, frozen, sizes, jit) for jit in (False, True)}
-    if mode == "auto":
-        chosen, times = _faster(graph, both)
-    else:
-        chosen, times = dict.fromkeys(both[True], mode == "always"), {}
+    chosen = chosen or dict.fromkeys(both[True], mode == "always")
     functions = {name: both[jit][name] for name, jit in chosen.items()}
     notes = {"xla": chosen, "milliseconds": times, "macs": request.macs}
     return Converted(_writer(graph, functions), "xla", notes)
@@ -157,7 +156,7 @@ def _functions(
 
 
 def _faster(
-    graph: FrozenGraph, both: Mapping[bool, Mapping[str, Callable[..., Any]]]
+    graph: FrozenGraph, sizes: Sequence[int]
 ) -> tuple[dict[str, bool], dict[str, dict[str, float]]]:
     """Which functions are faster with XLA on this machine, and the times.
 
@@ -166,13 +165,10 @@ def _faster(
     """
     chosen: dict[str, bool] = {}
     times: dict[str, dict[str, float]] = {}
-    for name in both[True]:
-        if name == DEFAULT:
-            continue
-        size = int(name.removeprefix("batch_"))
-        feeds = _random_feeds(graph, size)
-        calls = [functools.partial(both[jit][name], **feeds) for jit in (False, True)]
-        plain, jitted = np.median(interleaved(calls, _ROUNDS), axis=1)
+    for size in sizes:
+        name = f"batch_{size}"
+        plain, jitted = np.median(_timed(graph, size), axis=1)
+        release(graph.weight_bytes)
         chosen[name] = bool(jitted < plain)
         times[name] = {
             "tensorflow": round(plain * 1e3, 4),
@@ -181,16 +177,27 @@ def _faster(
     return {DEFAULT: all(chosen.values()), **chosen}, times
 
 
-def _random_feeds(graph: FrozenGraph, size: int) -> dict[str, Any]:
+def _timed(graph: FrozenGraph, size: int) -> np.ndarray:
+    """Seconds without and with XLA, of functions that have the weights in them."""
+    import tensorflow as tf
+
+    feeds = _random_feeds(graph, size)
+    calls = []
+    for jit in (False, True):
+        function = tf.function(graph.calling, jit_compile=jit, autograph=False)
+        calls.append(functools.partial(function.get_concrete_function(*feeds), *feeds))
+    return interleaved(calls, _ROUNDS)
+
+
+def _random_feeds(graph: FrozenGraph, size: int) -> list[Any]:
     import tensorflow as tf
 
     random = np.random.default_rng(0)
-    return {
-        info.name: tf.constant(
-            random.uniform(size=(size, *[n or 1 for n in info.shape[1:]])), info.dtype
-        )
-        for info in graph.inputs
-    }
+    shapes = [(size, *[n or 1 for n in info.shape[1:]]) for info in graph.inputs]
+    return [
+        tf.constant(random.uniform(size=shape), info.dtype)
+        for info, shape in zip(graph.inputs, shapes, strict=True)
+    ]
 
 
 def _writer(
