@@ -67,8 +67,7 @@ class FrozenGraph:
         """
         import tensorflow as tf
 
-        read = {source for node in self.graph_def.node for source in node.input}
-        used = [name for name in self.weights if {name, f"{name}:0"} & read]
+        used = self.read_weights
 
         def build() -> None:
             capture = tf.compat.v1.get_default_graph().capture
@@ -88,6 +87,12 @@ class FrozenGraph:
         return sum(value.nbytes for value in self.weights.values())
 
     @property
+    def read_weights(self) -> list[str]:
+        """Names of the constants beside the graph that an operation of it reads."""
+        read = {source for node in self.graph_def.node for source in node.input}
+        return [name for name in self.weights if {name, f"{name}:0"} & read]
+
+    @property
     def outline(self) -> FrozenGraph:
         """The graph with stand-ins only, for files that values are put into."""
         return replace(self, weights={})
@@ -101,17 +106,33 @@ class FrozenGraph:
         Returns:
             The outputs.
         """
+        given = dict(zip(self.input_tensors, inputs, strict=True))
+        return self.given(given, self.weights)
+
+    def given(
+        self, tensors: Mapping[str, Any], values: Mapping[str, np.ndarray] | None = None
+    ) -> list[Any]:
+        """Builds the graph where a function is traced, with some tensors given to it.
+
+        Args:
+            tensors: symbolic tensors by the names of those whose place they take.
+            values: of large constants, by name.
+
+        Returns:
+            The outputs.
+        """
         import tensorflow as tf
 
-        given = dict(zip(self.input_tensors, inputs, strict=True))
-        names = {name.split(":")[0] for name in given}
-        whole = self.graph_def.__class__()
-        whole.versions.CopyFrom(self.graph_def.versions)
-        whole.library.CopyFrom(self.graph_def.library)
-        whole.node.extend(n for n in self.graph_def.node if n.name not in names)
-        weights.put_back(whole.node, self.weights)
-        found = tf.graph_util.import_graph_def(whole, given, self.output_tensors, "")
-        return list(found)
+        names = {name.split(":")[0] for name in tensors}
+        rest = self.graph_def.__class__()
+        rest.versions.CopyFrom(self.graph_def.versions)
+        rest.library.CopyFrom(self.graph_def.library)
+        rest.node.extend(n for n in self.graph_def.node if n.name not in names)
+        weights.put_back(rest.node, values or {})
+        outputs = tf.graph_util.import_graph_def(
+            rest, dict(tensors), self.output_tensors, ""
+        )
+        return list(outputs)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Computes the outputs of any number of samples, in float."""

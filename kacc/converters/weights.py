@@ -130,7 +130,7 @@ def require_room(size: int) -> None:
             "TensorFlow must be able to save the model, which must have less than "
             "2 GiB of weights",
             received=f"{size:,} bytes",
-            fix="Split the model with kacc.split, or convert it with compute='bfloat16'",
+            fix="Split the model with kacc.split, or pass compute='bfloat16'",
         )
 
 

@@ -22,6 +22,7 @@ from kacc.converters.formats.stablehlo import MODULES
 from kacc.converters.graph_listing import operations
 from kacc.converters.lowering import lower
 from kacc.converters.request import Converted, Request
+from kacc.converters.stablehlo_weights import Module
 from kacc.converters.timing import interleaved
 from kacc.converters.trace import FrozenGraph
 from kacc.converters.warmup import warmup_requests
@@ -203,7 +204,7 @@ def _random_feeds(graph: FrozenGraph, size: int) -> list[Any]:
 def _writer(
     graph: FrozenGraph,
     functions: Mapping[str, Any],
-    modules: Mapping[int, bytes] | None = None,
+    modules: Mapping[int, Module] | None = None,
 ) -> Folder:
     """What fills a version folder."""
 
@@ -230,6 +231,6 @@ def _writer(
         requests = {name: int(name.removeprefix("batch_")) for name in sizes}
         warmup_requests(extra / "tf_serving_warmup_requests", graph.inputs, requests)
         for size, data in (modules or {}).items():
-            (extra / f"batch_{size}.stablehlo").write_bytes(data)
+            data.write(extra / f"batch_{size}.stablehlo")
 
     return Folder(fill, operations(graph))
