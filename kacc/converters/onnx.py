@@ -16,6 +16,7 @@ import numpy as np
 from kacc.converters import flatbuffer, onnx_weights, tflite
 from kacc.converters.chatter import to_log
 from kacc.converters.export import for_export
+from kacc.converters.formats.onnx import require_room
 from kacc.converters.onnx_rounding import with_rounded_averages
 from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import real
@@ -32,6 +33,7 @@ def to_onnx(request: Request) -> Converted:
     from tf2onnx import convert
 
     graph = for_export(request)
+    require_room(graph.weight_bytes)
     graph_def, weights = onnx_weights.with_inputs(graph)
     _use_known_operators(graph_def)
     tensors = {f"{name}:0": value for name, value in weights.items()}

@@ -132,7 +132,7 @@ class _Filler:
                 for before, value in self.attributes:
                     yield before
                     if value is not None:
-                        yield memoryview(np.ascontiguousarray(value)).cast("B")
+                        yield np.ascontiguousarray(value).data.cast("B")
             else:
                 yield body
 

@@ -106,7 +106,6 @@ def put_into_saved_model(folder: Path, weights: Mapping[str, np.ndarray]) -> Non
 
     if not weights:
         return
-    require_room(sum(array.nbytes for array in weights.values()))
     path = folder / "saved_model.pb"
     saved = SavedModel.FromString(path.read_bytes())
     found: set[str] = set()

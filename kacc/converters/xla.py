@@ -26,7 +26,7 @@ from kacc.converters.stablehlo_weights import Module
 from kacc.converters.timing import interleaved
 from kacc.converters.trace import FrozenGraph
 from kacc.converters.warmup import warmup_requests
-from kacc.converters.weights import put_into_saved_model
+from kacc.converters.weights import put_into_saved_model, require_room
 from kacc.core.errors import ConversionError
 from kacc.core.manifest import TensorInfo
 from kacc.core.memory import release
@@ -39,6 +39,7 @@ _ROUNDS = 30  # of timing a function with and without XLA
 def to_xla_cpu(request: Request) -> Converted:
     """A SavedModel for servers with CPUs: each function with or without XLA."""
     graph = for_export(request)
+    require_room(graph.weight_bytes)
     sizes = tuple(request.export.batch_sizes or _sizes(request, SIZES))
     mode = request.export.xla or "auto"
     chosen, times = _faster(graph, sizes) if mode == "auto" else ({}, {})
@@ -53,6 +54,7 @@ def to_xla_cpu(request: Request) -> Converted:
 def to_xla_gpu(request: Request) -> Converted:
     """A SavedModel for GPUs; whether XLA has its operators for one is checked here."""
     graph = for_export(request)
+    require_room(graph.weight_bytes)
     sizes = tuple(request.export.batch_sizes or _sizes(request, SIZES))
     lower(graph, ["GPU"], sizes[0], request.target)
     frozen = graph.outline.function(graph.output_tensors)
@@ -68,6 +70,7 @@ def to_xla_tpu(request: Request) -> Converted:
     `kacc inspect --tpu` gives to the TPU's own compiler.
     """
     graph = for_export(request)
+    require_room(graph.weight_bytes)
     asked = request.export.batch_sizes or _sizes(request, (_SUBLANES,))
     sizes = tuple(dict.fromkeys(_padded(size) for size in asked))
     modules = {n: lower(graph, ["GPU"], n, request.target)["GPU"] for n in sizes}

@@ -6,7 +6,6 @@ import ctypes
 import gc
 import sys
 
-
 LARGE = 2**22  # bytes: less is not worth a search through all objects
 
 
