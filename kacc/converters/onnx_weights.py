@@ -36,12 +36,7 @@ def with_inputs(graph: FrozenGraph) -> tuple[Any, dict[str, np.ndarray]]:
     """
     graph_def = graph.graph_def.__class__()
     graph_def.CopyFrom(graph.graph_def)
-    outputs = {canonical(name) for name in graph.output_tensors}
-    apart = {
-        name: value
-        for name, value in graph.weights.items()
-        if name not in outputs and value.dtype == np.float32
-    }
+    apart = {k: v for k, v in graph.weights.items() if v.dtype == np.float32}
     for node in graph_def.node:
         alike = _ALIKE.get(node.op, ())
         for index, source in enumerate(node.input):

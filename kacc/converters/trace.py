@@ -97,6 +97,14 @@ class FrozenGraph:
         """The graph with stand-ins only, for files that values are put into."""
         return replace(self, weights={})
 
+    def settled(self) -> FrozenGraph:
+        """The graph with constants in it that are outputs: nothing reads them."""
+        made = {name.split(":")[0] for name in self.output_tensors}
+        found = {k: v for k, v in self.weights.items() if k in made}
+        weights.put_back(self.graph_def.node, found)
+        rest = {k: v for k, v in self.weights.items() if k not in made}
+        return replace(self, weights=rest)
+
     def calling(self, *inputs: Any) -> list[Any]:
         """Builds the graph, large constants in it, where a function is traced.
 
@@ -228,7 +236,8 @@ def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> Froz
             ) from error
         frozen, values = weights.frozen(concrete)
     graph = _graph_of(model, signature, frozen, structures[0], layers)
-    return replace(graph, weights=weights.take_apart(graph.graph_def) | values)
+    apart = weights.take_apart(graph.graph_def.node) | values
+    return replace(graph, weights=apart).settled()
 
 
 # From a scope's name, the scope that it is opened in, and the scopes of layers so far,

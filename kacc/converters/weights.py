@@ -41,11 +41,11 @@ def stands_apart(shape: tuple[int, ...], dtype: Any) -> bool:
     return bool(numeric and np.prod(shape, dtype=np.int64) >= LEAST)
 
 
-def take_apart(graph_def: Any) -> dict[str, np.ndarray]:
-    """Takes the values of large constants out of a GraphDef.
+def take_apart(nodes: Any) -> dict[str, np.ndarray]:
+    """Takes the values of large constants out of a graph.
 
     Args:
-        graph_def: is changed.
+        nodes: NodeDefs, which are changed.
 
     Returns:
         The values by the names of their nodes.
@@ -53,7 +53,7 @@ def take_apart(graph_def: Any) -> dict[str, np.ndarray]:
     import tensorflow as tf
 
     taken: dict[str, np.ndarray] = {}
-    for node in graph_def.node:
+    for node in nodes:
         if node.op != "Const" or not node.attr["value"].tensor.tensor_content:
             continue
         tensor = node.attr["value"].tensor
@@ -78,14 +78,21 @@ def put_back(nodes: Any, weights: Mapping[str, np.ndarray]) -> set[str]:
 
     found: set[str] = set()
     for node in nodes:
-        if node.op == "Const" and node.name in weights:
-            tensor = node.attr["value"].tensor
+        value = weights.get(node.name) if node.op == "Const" else None
+        tensor = node.attr["value"].tensor if value is not None else None
+        # A function may have another constant of this name.
+        if tensor is not None and _stands_for(tensor, value):
             tensor.CopyFrom(
                 TensorProto(dtype=tensor.dtype, tensor_shape=tensor.tensor_shape)
             )
-            tensor.tensor_content = np.ascontiguousarray(weights[node.name]).tobytes()
+            tensor.tensor_content = np.ascontiguousarray(value).tobytes()
             found.add(node.name)
     return found
+
+
+def _stands_for(tensor: Any, value: Any) -> bool:
+    shape = tuple(dimension.size for dimension in tensor.tensor_shape.dim)
+    return not tensor.tensor_content and shape == value.shape
 
 
 def put_into_saved_model(folder: Path, weights: Mapping[str, np.ndarray]) -> None:
@@ -182,7 +189,8 @@ def frozen(concrete: Any) -> tuple[Any, dict[str, np.ndarray]]:
     large = {
         id(variable.handle): variable
         for variable in concrete.graph.variables
-        if stands_apart(tuple(variable.shape), variable.dtype)
+        if variable.shape.is_fully_defined()
+        and stands_apart(tuple(variable.shape), variable.dtype)
     }
     weights = {
         inner.op.name: values_of(large[id(outer)])

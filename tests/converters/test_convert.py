@@ -264,12 +264,13 @@ def test_a_new_file_takes_the_place_of_the_old_one(dense, points, tmp_path):
 def test_memory_is_given_back_after_large_files_only(
     dense, tmp_path, monkeypatch, large, times
 ):
-    import gc
+    from types import SimpleNamespace
 
     from kacc.core import memory
 
     calls = []
     monkeypatch.setattr(memory, "LARGE", large)
-    monkeypatch.setattr(gc, "collect", lambda: calls.append("collected"))
+    collector = SimpleNamespace(collect=lambda: calls.append("collected"))
+    monkeypatch.setattr(memory, "gc", collector)
     convert(dense, tmp_path / "m.tflite", "tflite-float32")
     assert len(calls) == times

@@ -15,6 +15,7 @@ from keras import layers
 
 import kacc
 from kacc.converters import lowering, onnx_weights, stablehlo_weights, weights
+from kacc.converters.artifact import open_artifact
 from kacc.converters.passes import optimized
 from kacc.converters.trace import freeze
 
@@ -129,12 +130,29 @@ class TestBesideTheGraph:
         whole = built.as_graph_def()
         small = tf.compat.v1.GraphDef()
         small.CopyFrom(whole)
-        taken = weights.take_apart(small)
+        taken = weights.take_apart(small.node)
         assert list(taken) == ["large"]
         np.testing.assert_array_equal(taken["large"], values)
         assert small.ByteSize() < whole.ByteSize() - values.nbytes + 200
         assert weights.put_back(small.node, taken) == {"large"}
         assert small == whole
+
+    def test_a_large_constant_that_is_an_output(self):
+        class Table(layers.Layer):
+            def build(self, shape):
+                self.table = self.add_weight(shape=(80, 80), initializer="normal")
+
+            def call(self, x):
+                return x @ self.table, tf.identity(self.table.value), self.table * 2.0
+
+        x = keras.Input((80,))
+        net = keras.Model(x, list(Table()(x)))
+        x = np.ones((1, 80), "float32")
+        want = net.layers[-1].table.numpy()[:1]  # of one sample
+        for each in (freeze(net), optimized(freeze(net))):
+            _, table, twice = each.run([x])
+            np.testing.assert_array_equal(table, want)
+            np.testing.assert_array_equal(twice, 2 * want)
 
     def test_values_are_those_of_the_moment_of_freezing(self):
         net = keras.Sequential([keras.Input((80,)), layers.Dense(80)])
@@ -201,6 +219,26 @@ class TestSavedModel:
         write_fingerprint(str(copy))
         assert read(str(copy)).graph_def_program_hash == found.graph_def_program_hash
         assert read(str(copy)).signature_def_hash == found.signature_def_hash
+
+    @pytest.mark.parametrize("xla", ["never", "always"])
+    def test_a_large_file_runs_with_weights_as_arguments(
+        self, xla, model, feeds, tmp_path, monkeypatch
+    ):
+        from kacc.converters.formats import large_saved_model
+
+        if xla == "always":  # XLA has no recurrent loops of any batch size
+            model = keras.Model(model.inputs[0], model.layers[4].output)
+            feeds = feeds[:1]
+        options = {"xla": xla, "batch_sizes": (2,)}
+        artifact = kacc.convert(model, tmp_path / "m", "xla-cpu", **options)
+        want = artifact.predict(feeds)
+        monkeypatch.setattr(large_saved_model, "LEAST", 0)
+        monkeypatch.setattr(tf.saved_model, "load", None)
+        again = open_artifact(artifact.path)
+        for size in (2, 1):
+            got = again.predict([array[:size] for array in feeds])
+            scale = np.abs(want).max()
+            np.testing.assert_allclose(got, want[:size], rtol=0, atol=1e-6 * scale)
 
     @pytest.mark.parametrize("target", ["xla-cpu", "xla-gpu", "xla-tpu"])
     def test_more_than_a_protocol_buffer_holds(self, target, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kacc.converters.chatter import to_log
+from kacc.converters.formats import large_saved_model
 from kacc.converters.formats.base import MANIFEST, FolderFormat
 from kacc.converters.runtime import Runtime
 from kacc.core.errors import KaccError, UsageError
@@ -78,7 +79,8 @@ class SavedModelRuntime(Runtime):
 
     A batch runs through the signature of its own size where there is one. The first
     batch of a size is computed once before it is asked for: its function is compiled
-    then, which takes time and several times the memory of its weights.
+    then, which takes time and many times the memory of its weights. Files of more than
+    640 MiB run with their weights as arguments, which takes less.
 
     Args:
         path: the version folder.
@@ -90,8 +92,11 @@ class SavedModelRuntime(Runtime):
 
         super().__init__(manifest.inputs, manifest.outputs)
         with to_log():
-            self._loaded = tf.saved_model.load(os.fspath(path))
-        self._signatures = self._loaded.signatures
+            if manifest.size_bytes >= large_saved_model.LEAST:
+                self._signatures = large_saved_model.signatures(path, manifest)
+            else:
+                self._loaded = tf.saved_model.load(os.fspath(path))
+                self._signatures = self._loaded.signatures
         self._function = self._signatures[DEFAULT]
         self._feeds: dict[str, Any] = {}
         self._values: dict[str, Any] = {}

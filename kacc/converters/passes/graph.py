@@ -64,12 +64,13 @@ class Graph:
         for node in self.ordered():
             graph_def.node.add().CopyFrom(node)
         outputs = tuple(t if ":" in t else f"{t}:0" for t in self.outputs)
-        return replace(
+        found = replace(
             self.source,
             graph_def=graph_def,
             output_tensors=outputs,
             weights=self.weights,
         )
+        return found.settled()
 
     def empty(self) -> Any:
         """A GraphDef without nodes that has the same functions."""
