@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import kacc
 from kacc.cli import convert, demo, inspect, micro
+from kacc.cli.interruption import INTERRUPTED, end_on_interrupt
 from kacc.core.errors import KaccError, UsageError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -22,7 +23,6 @@ COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect,
     "micro": micro,
 }
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: the arguments; by default those of the process, which Ctrl-C then ends.
 
     Returns:
         The exit code: 0, 1 for a failure, 2 for a wrong call.
@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         kacc ...
         0
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        argv = sys.argv[1:]
+        end_on_interrupt()
+    argv = list(argv)
     debug = "--debug" in argv
     try:
         _run(argv)

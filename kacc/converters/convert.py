@@ -121,7 +121,8 @@ def convert(
             so on, which are compiled when the model is loaded. "xla-tpu" needs fixed
             sizes, and pads them to multiples of 8; its default is (8,).
         xla: for "xla-cpu": "auto" (the default) times each function on this machine
-            with and without XLA and keeps the faster; "always" and "never" force it.
+            with and without XLA and keeps the faster, which takes some twenty times the
+            memory of the weights; "always" and "never" force it.
         compute: "float32" (the default), or "bfloat16" or "float16" for products and
             what stands between them, where the target offers it; inputs and outputs
             stay float32.

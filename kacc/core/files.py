@@ -18,6 +18,7 @@ from typing import Any
 from kacc.core.errors import KaccError
 
 _PIECE = 2**22  # bytes of a file that are read at once
+_unfinished: set[Path] = set()  # temporary files and folders that are being written
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
@@ -87,7 +88,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> Path:
     target = check_writable(path)
     with _explained(path, len(data)):
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-        try:
+        with _discarded_unless_moved(temporary):
             with open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
@@ -95,10 +96,6 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
             os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
         _sync(target.parent)
     return target
 
@@ -168,7 +165,7 @@ def atomic_folder(path: str | os.PathLike[str], mark: str) -> Iterator[Path]:
     """
     target = check_folder_writable(path, mark)
     staging = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
+    with _discarded_unless_moved(staging):
         with _explained(path, 0):
             staging.mkdir()
         yield staging
@@ -177,9 +174,15 @@ def atomic_folder(path: str | os.PathLike[str], mark: str) -> Iterator[Path]:
                 _sync(file)
             _take_place(staging, target)
             _sync(target.parent)
-    finally:
-        # The old content by now, or what an error has left.
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def discard_unfinished() -> None:
+    """Removes the temporary files and folders of all writes that are under way.
+
+    For a process that ends from a signal handler, where no block is left in order.
+    """
+    for temporary in list(_unfinished):
+        _discard(temporary)
 
 
 def content_of(path: str | os.PathLike[str]) -> Iterator[bytes]:
@@ -227,6 +230,27 @@ def digest(path: str | os.PathLike[str]) -> tuple[str, int]:
         checksum.update(piece)
     files = _files(root) if root.is_dir() else [root]
     return checksum.hexdigest(), sum(file.stat().st_size for file in files)
+
+
+@contextlib.contextmanager
+def _discarded_unless_moved(temporary: Path) -> Iterator[None]:
+    """Removes what lies at a temporary path when the block ends.
+
+    That is what an error has left, or the old content of a folder that was exchanged.
+    """
+    _unfinished.add(temporary)
+    try:
+        yield
+    finally:
+        _discard(temporary)
+        _unfinished.discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> list[Path]:
