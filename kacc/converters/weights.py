@@ -17,6 +17,9 @@ import numpy as np
 from kacc.core.errors import ConversionError
 
 LEAST = 4097  # elements of a constant that stands beside its graph
+# Bytes of weights that a function takes as arguments where it is run here: with so many
+# constants, TensorFlow would take 20 times their memory.
+LARGE = 640 * 2**20
 _LARGEST = 2**31 - 1  # bytes of a protocol buffer
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kacc.converters import weights
 from kacc.converters.chatter import to_log
 from kacc.converters.export import for_export
 from kacc.converters.formats.base import Folder
@@ -182,13 +183,18 @@ def _faster(
 
 
 def _timed(graph: FrozenGraph, size: int) -> np.ndarray:
-    """Seconds without and with XLA, of functions that have the weights in them."""
+    """Seconds without and with XLA, of functions that have the weights in them.
+
+    Those of large models take them as arguments.
+    """
     import tensorflow as tf
 
     feeds = _random_feeds(graph, size)
-    calls = []
+    call, calls = graph.calling, []
+    if graph.weight_bytes >= weights.LARGE:
+        call = graph.function(graph.output_tensors).__call__
     for jit in (False, True):
-        function = tf.function(graph.calling, jit_compile=jit, autograph=False)
+        function = tf.function(call, jit_compile=jit, autograph=False)
         calls.append(functools.partial(function.get_concrete_function(*feeds), *feeds))
     return interleaved(calls, _ROUNDS)
 

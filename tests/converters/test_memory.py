@@ -220,19 +220,28 @@ class TestSavedModel:
         assert read(str(copy)).graph_def_program_hash == found.graph_def_program_hash
         assert read(str(copy)).signature_def_hash == found.signature_def_hash
 
+    def test_large_models_are_timed_with_weights_as_arguments(
+        self, tmp_path, monkeypatch
+    ):
+        from kacc.converters.trace import FrozenGraph
+
+        net = keras.Sequential([keras.Input((80,)), layers.Dense(80)])
+        monkeypatch.setattr(weights, "LARGE", 0)
+        monkeypatch.setattr(FrozenGraph, "calling", None)
+        artifact = kacc.convert(net, tmp_path / "m", "xla-cpu", batch_sizes=(1,))
+        assert artifact.manifest.report["milliseconds"]["batch_1"]["xla"] > 0
+
     @pytest.mark.parametrize("xla", ["never", "always"])
     def test_a_large_file_runs_with_weights_as_arguments(
         self, xla, model, feeds, tmp_path, monkeypatch
     ):
-        from kacc.converters.formats import large_saved_model
-
         if xla == "always":  # XLA has no recurrent loops of any batch size
             model = keras.Model(model.inputs[0], model.layers[4].output)
             feeds = feeds[:1]
         options = {"xla": xla, "batch_sizes": (2,)}
         artifact = kacc.convert(model, tmp_path / "m", "xla-cpu", **options)
         want = artifact.predict(feeds)
-        monkeypatch.setattr(large_saved_model, "LEAST", 0)
+        monkeypatch.setattr(weights, "LARGE", 0)
         monkeypatch.setattr(tf.saved_model, "load", None)
         again = open_artifact(artifact.path)
         for size in (2, 1):

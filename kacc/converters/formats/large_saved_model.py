@@ -18,8 +18,6 @@ from kacc.converters.trace import FrozenGraph
 from kacc.converters.weights import take_apart
 from kacc.core.manifest import LIST, Manifest
 
-LEAST = 640 * 2**20  # bytes of a file that is large
-
 
 def signatures(path: Path, manifest: Manifest) -> dict[str, Callable[..., Any]]:
     """The signatures of a SavedModel that kacc wrote, weights apart.

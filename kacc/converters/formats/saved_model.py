@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kacc.converters import weights
 from kacc.converters.chatter import to_log
 from kacc.converters.formats import large_saved_model
 from kacc.converters.formats.base import MANIFEST, FolderFormat
@@ -92,7 +93,7 @@ class SavedModelRuntime(Runtime):
 
         super().__init__(manifest.inputs, manifest.outputs)
         with to_log():
-            if manifest.size_bytes >= large_saved_model.LEAST:
+            if manifest.size_bytes >= weights.LARGE:
                 self._signatures = large_saved_model.signatures(path, manifest)
             else:
                 self._loaded = tf.saved_model.load(os.fspath(path))
