@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kacc.converters.chatter import logger, to_log
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.stablehlo_weights import Module, with_constants
-from kacc.converters.trace import FrozenGraph
 from kacc.core.errors import ConversionError
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.passes.graph import canonical
-from kacc.converters.trace import FrozenGraph
 from kacc.converters.weights import put_back
 
 # Operations -> the operands that may as well be inputs: tf2onnx only moves elements.

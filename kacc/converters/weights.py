@@ -129,7 +129,8 @@ def put_into_saved_model(folder: Path, weights: Mapping[str, np.ndarray]) -> Non
     require_room(saved.ByteSize())
     path.write_bytes(saved.SerializeToString())
     del saved
-    write_fingerprint(str(folder))
+    if (folder / "fingerprint.pb").is_file():
+        write_fingerprint(str(folder))
 
 
 def require_room(size: int) -> None:

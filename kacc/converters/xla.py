@@ -20,12 +20,12 @@ from kacc.converters.export import for_export
 from kacc.converters.formats.base import Folder
 from kacc.converters.formats.saved_model import DEFAULT
 from kacc.converters.formats.stablehlo import MODULES
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.graph_listing import operations
 from kacc.converters.lowering import lower
 from kacc.converters.request import Converted, Request
 from kacc.converters.stablehlo_weights import Module
 from kacc.converters.timing import interleaved
-from kacc.converters.trace import FrozenGraph
 from kacc.converters.warmup import warmup_requests
 from kacc.converters.weights import put_into_saved_model, require_room
 from kacc.core.errors import ConversionError

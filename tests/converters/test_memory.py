@@ -223,7 +223,7 @@ class TestSavedModel:
     def test_large_models_are_timed_with_weights_as_arguments(
         self, tmp_path, monkeypatch
     ):
-        from kacc.converters.trace import FrozenGraph
+        from kacc.converters.frozen_graph import FrozenGraph
 
         net = keras.Sequential([keras.Input((80,)), layers.Dense(80)])
         monkeypatch.setattr(weights, "LARGE", 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kacc.converters.trace import FrozenGraph
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.weights import take_apart
 from kacc.core.manifest import LIST, Manifest
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kacc.converters.trace import FrozenGraph
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.weights import stand_in, stands_apart
 
 Shape = tuple[int | None, ...] | None
