@@ -52,11 +52,12 @@ class FrozenGraph:
         """
         import tensorflow as tf
 
-        used = self.read_weights
+        # Tensors of outside, which the graph's function captures as its arguments.
+        given = {f"{n}:0": tf.constant(self.weights[n]) for n in self.read_weights}
 
         def build() -> None:
             capture = tf.compat.v1.get_default_graph().capture
-            values = {f"{n}:0": capture(tf.constant(self.weights[n])) for n in used}
+            values = {name: capture(tensor) for name, tensor in given.items()}
             tf.graph_util.import_graph_def(self.graph_def, values, name="")
 
         imported = tf.compat.v1.wrap_function(build, [])

@@ -115,6 +115,11 @@ class TestBesideTheGraph:
             total = sum(v.nbytes for v in each.weights.values())
             assert total > 0.9 * 4 * model.count_params()
 
+    def test_a_function_takes_large_constants_as_arguments(self, graph):
+        function = graph.function(graph.output_tensors)
+        assert function.graph.as_graph_def().ByteSize() < 0.2 * graph.weight_bytes
+        assert len(function.captured_inputs) == len(graph.read_weights)
+
     def test_a_forgotten_value_spoils_the_results(self, graph, feeds):
         (spoiled,) = graph.outline.run(feeds)
         assert not np.isfinite(spoiled).any()
