@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.samples import Samples
-from kacc.converters.trace import FrozenGraph
 
 # Operations that converters fuse into the one before them.
 _FUSED = frozenset(

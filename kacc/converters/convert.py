@@ -31,7 +31,6 @@ from kacc.core.rules import Rule
 from kacc.core.transform import shares_scale
 
 CALIBRATION_SAMPLES = 500  # enough for ranges; more would only take longer
-LARGE = 2**22  # bytes of a file: less is not worth a search through all objects
 
 
 def convert(
@@ -122,7 +121,8 @@ def convert(
             so on, which are compiled when the model is loaded. "xla-tpu" needs fixed
             sizes, and pads them to multiples of 8; its default is (8,).
         xla: for "xla-cpu": "auto" (the default) times each function on this machine
-            with and without XLA and keeps the faster; "always" and "never" force it.
+            with and without XLA and keeps the faster, which takes some twenty times the
+            memory of the weights; "always" and "never" force it.
         compute: "float32" (the default), or "bfloat16" or "float16" for products and
             what stands between them, where the target offers it; inputs and outputs
             stay float32.
@@ -198,8 +198,7 @@ def convert(
     if samples is not None:
         used["calibration_samples"] = len(samples)
     artifact = _write(path, request, converted, used | options.given)
-    if artifact.size_bytes > LARGE:
-        release()
+    release(artifact.size_bytes)
     return artifact
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.passes import applied, optimized
 from kacc.converters.passes.precision import in_half_precision
 from kacc.converters.request import Request
-from kacc.converters.trace import FrozenGraph
 
 
 def for_export(request: Request) -> FrozenGraph:

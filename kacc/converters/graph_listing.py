@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from kacc.converters.formats.base import Operation
-from kacc.converters.trace import FrozenGraph
+from kacc.converters.frozen_graph import FrozenGraph
 
 # Operators that are no work at inference: plumbing and what computes shapes.
 _PLUMBING = frozenset(

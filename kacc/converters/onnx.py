@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kacc.converters import flatbuffer, tflite
+from kacc.converters import flatbuffer, onnx_weights, tflite
 from kacc.converters.chatter import to_log
 from kacc.converters.export import for_export
+from kacc.converters.formats.onnx import require_room
 from kacc.converters.onnx_rounding import with_rounded_averages
 from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import real
@@ -31,18 +33,25 @@ def to_onnx(request: Request) -> Converted:
     from tf2onnx import convert
 
     graph = for_export(request)
+    require_room(graph.weight_bytes)
+    graph_def, weights = onnx_weights.with_inputs(graph)
+    _use_known_operators(graph_def)
+    tensors = {f"{name}:0": value for name, value in weights.items()}
 
     def make() -> Any:
         return convert.from_graph_def(
-            _with_known_operators(graph.graph_def),
-            input_names=list(graph.input_tensors),
+            graph_def,
+            input_names=[*graph.input_tensors, *tensors],
             output_names=list(graph.output_tensors),
             opset=request.export.opset or DEFAULT,
         )
 
     model = _converted(make, request)
-    _rename(model, graph.inputs, graph.outputs)
-    _check(model, request)
+    moved = onnx_weights.without_moves(model, tensors)
+    names = _rename(model, graph.inputs, graph.outputs)
+    moved = {names.get(name, name): value for name, value in moved.items()}
+    _check(model, request, moved)
+    onnx_weights.store(model, moved)
     return Converted(model, "tf2onnx", {"macs": request.macs})
 
 
@@ -73,25 +82,25 @@ def to_onnx_int8(request: Request) -> Converted:
     return Converted(model, converted.backend, notes, inputs=into, outputs=out)
 
 
-def _with_known_operators(graph_def: Any) -> Any:
-    """A copy in which what tf2onnx does not know is written by what it knows.
+def _use_known_operators(graph_def: Any) -> None:
+    """Writes what tf2onnx does not know by what it knows.
 
     That is the complementary error function of an exact GELU: erfc(x) = 1 - erf(x).
+
+    Args:
+        graph_def: is changed.
     """
     import tensorflow as tf
 
-    copy = tf.compat.v1.GraphDef()
-    copy.CopyFrom(graph_def)
-    for node in [node for node in copy.node if node.op == "Erfc"]:
-        inner = copy.node.add(op="Erf", name=f"{node.name}/erf", input=node.input)
+    for node in [node for node in graph_def.node if node.op == "Erfc"]:
+        inner = graph_def.node.add(op="Erf", name=f"{node.name}/erf", input=node.input)
         inner.attr["T"].CopyFrom(node.attr["T"])
-        one = copy.node.add(op="Const", name=f"{node.name}/one")
+        one = graph_def.node.add(op="Const", name=f"{node.name}/one")
         one.attr["dtype"].CopyFrom(node.attr["T"])
         value = tf.make_tensor_proto(1.0, node.attr["T"].type)
         one.attr["value"].tensor.CopyFrom(value)
         node.op = "Sub"
         node.input[:] = [one.name, inner.name]
-    return copy
 
 
 def _converted(make: Callable[[], Any], request: Request) -> Any:
@@ -143,8 +152,11 @@ def _failed(error: Exception, request: Request) -> ConversionError:
 
 def _rename(
     model: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
-) -> None:
-    """Gives inputs and outputs their names in the Keras model."""
+) -> dict[str, str]:
+    """Gives inputs and outputs their names in the Keras model; new names by old ones.
+
+    Tensors inside that have such a name get another one.
+    """
     graph = model.graph
     names = {
         value.name: info.name
@@ -159,6 +171,7 @@ def _rename(
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+    return names
 
 
 def _with_real_numbers(model: Any, kind: str, infos: Sequence[TensorInfo]) -> None:
@@ -201,8 +214,16 @@ def _grid(model: Any, info: TensorInfo) -> tuple[str, str]:
     return pair
 
 
-def _check(model: Any, request: Request) -> None:
-    """Notes each node's layer, and raises unless the model is one of known nodes."""
+def _check(
+    model: Any, request: Request, weights: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Notes each node's layer, and raises unless the model is one of known nodes.
+
+    Args:
+        model: is changed.
+        request: tells the layers.
+        weights: what the model still lacks, by name.
+    """
     import onnx
 
     for node in model.graph.node:
@@ -220,4 +241,8 @@ def _check(model: Any, request: Request) -> None:
             received=", ".join(dict.fromkeys(lacking)),
             fix="Replace these layers, or convert to another target",
         )
+    inputs = model.graph.input
+    count = len(inputs)
+    inputs.extend(starmap(onnx_weights.declared, (weights or {}).items()))
     onnx.checker.check_model(model, full_check=True)
+    del inputs[count:]

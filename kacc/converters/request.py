@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.samples import Samples
-from kacc.converters.trace import FrozenGraph
 from kacc.core.manifest import TensorInfo
 
 if TYPE_CHECKING:

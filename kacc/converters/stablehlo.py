@@ -13,6 +13,7 @@ from kacc.converters.formats.stablehlo import SIGNATURE
 from kacc.converters.graph_listing import operations
 from kacc.converters.lowering import lower
 from kacc.converters.request import Converted, Request
+from kacc.converters.stablehlo_weights import Module
 from kacc.core.manifest import TensorInfo
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # as JAX names them
@@ -36,7 +37,7 @@ def to_stablehlo(request: Request) -> Converted:
         for infos in (graph.inputs, graph.outputs)
     )
     files: dict[str, str] = {}
-    contents: dict[str, bytes] = {}
+    contents: dict[str, Module] = {}
     for platform in platforms:
         data = lowered[_LOWERED_AS[platform]]
         same = [name for name, known in contents.items() if known == data]
@@ -50,7 +51,7 @@ def to_stablehlo(request: Request) -> Converted:
 
     def fill(folder: Path) -> None:
         for name, data in contents.items():
-            (folder / name).write_bytes(data)
+            data.write(folder / name)
         (folder / SIGNATURE).write_text(json.dumps(signature, indent=2))
 
     notes = {"macs": request.macs, "platforms": list(platforms)}

@@ -15,6 +15,7 @@ import numpy as np
 from kacc.converters import flatbuffer
 from kacc.converters.chatter import logger, to_log
 from kacc.converters.explicit import with_explicit_weights
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.integer_io import with_integer_io
 from kacc.converters.islands import without_barriers
 from kacc.converters.post_training import BACKEND
@@ -23,7 +24,6 @@ from kacc.converters.request import Converted, Request
 from kacc.converters.runtime import LiteRuntime, from_grid, to_grid
 from kacc.converters.samples import Samples
 from kacc.converters.shapes import with_operands_of_shapes
-from kacc.converters.trace import FrozenGraph
 from kacc.converters.widen import with_wide_activations
 from kacc.core.errors import ConversionError, KaccError, UsageError
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from kacc.converters import legacy
-from kacc.converters.samples import Samples
+from kacc.converters import legacy, weights
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.signature import (
     Signature,
     kind_of,
@@ -27,92 +26,6 @@ from kacc.converters.signature import (
 )
 from kacc.core.errors import ConversionError
 from kacc.core.manifest import TensorInfo
-
-_BATCH = 64  # of graphs that leave the batch size free
-
-
-@dataclass(frozen=True)
-class FrozenGraph:
-    """A model's inference as a graph of constants.
-
-    Args:
-        graph_def: the TensorFlow GraphDef.
-        inputs, outputs: in the model's order.
-        input_tensors, output_tensors: their tensors' names in the graph.
-        input_structure, output_structure: "single", "list" or "dict".
-        layers: scope that a layer's operations stand in -> the layer's path, from
-            below the model ("block/conv").
-    """
-
-    graph_def: Any
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    input_tensors: tuple[str, ...]
-    output_tensors: tuple[str, ...]
-    input_structure: str
-    output_structure: str
-    layers: Mapping[str, str]
-
-    @cached_property
-    def _function(self) -> Any:
-        return self.function(self.output_tensors)
-
-    def function(self, fetches: Sequence[str]) -> Any:
-        """A TensorFlow function from the inputs to any tensors of the graph."""
-        import tensorflow as tf
-
-        imported = tf.compat.v1.wrap_function(
-            lambda: tf.graph_util.import_graph_def(self.graph_def, name=""), []
-        )
-        element = imported.graph.as_graph_element
-        return imported.prune(
-            [element(name) for name in self.input_tensors],
-            [element(name) for name in fetches],
-        )
-
-    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Computes the outputs of any number of samples, in float."""
-        import tensorflow as tf
-
-        length = len(arrays[0])
-        size = self.inputs[0].shape[0] or min(length, _BATCH)
-        dtypes = [info.dtype for info in self.inputs]
-        parts = []
-        for batch in Samples(list(arrays)).batches(size):
-            feeds = [
-                tf.constant(a, dtype=d) for a, d in zip(batch, dtypes, strict=True)
-            ]
-            parts.append([np.asarray(value) for value in self._function(*feeds)])
-        return [np.concatenate(part)[:length] for part in zip(*parts, strict=True)]
-
-    def save(self, folder: str) -> None:
-        """Writes the graph as a SavedModel with one signature, names kept."""
-        import tensorflow as tf
-
-        v1 = tf.compat.v1
-        with tf.Graph().as_default() as graph:
-            tf.graph_util.import_graph_def(self.graph_def, name="")
-            named = [
-                {
-                    info.name: graph.get_tensor_by_name(tensor)
-                    for info, tensor in zip(infos, tensors, strict=True)
-                }
-                for infos, tensors in (
-                    (self.inputs, self.input_tensors),
-                    (self.outputs, self.output_tensors),
-                )
-            ]
-            with v1.Session(graph=graph) as session:
-                v1.saved_model.simple_save(session, folder, *named)
-
-    def layer_of(self, operation: str) -> str | None:
-        """The innermost layer that an operation of this name belongs to, if any."""
-        scope = operation
-        while scope:
-            if scope in self.layers:
-                return self.layers[scope] or None
-            scope = scope.rpartition("/")[0]
-        return None
 
 
 def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> FrozenGraph:
@@ -135,9 +48,6 @@ def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> Froz
         ConversionError: if the model cannot be traced.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
 
     require_model(model)
     with _for_inference(model):
@@ -164,9 +74,10 @@ def freeze(model: Any, batch: int | None = None, barriers: bool = False) -> Froz
                 received=_first_line(error),
                 fix="Call the model inside a tf.function to see the whole error",
             ) from error
-        # Loops stay whole, since converters know While but not its low-level parts.
-        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-    return _graph_of(model, signature, frozen, structures[0], layers)
+        frozen, values = weights.frozen(concrete)
+    graph = _graph_of(model, signature, frozen, structures[0], layers)
+    apart = weights.take_apart(graph.graph_def.node) | values
+    return replace(graph, weights=apart).settled()
 
 
 # From a scope's name, the scope that it is opened in, and the scopes of layers so far,

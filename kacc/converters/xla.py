@@ -14,19 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from kacc.converters import weights
 from kacc.converters.chatter import to_log
 from kacc.converters.export import for_export
 from kacc.converters.formats.base import Folder
 from kacc.converters.formats.saved_model import DEFAULT
 from kacc.converters.formats.stablehlo import MODULES
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.graph_listing import operations
 from kacc.converters.lowering import lower
 from kacc.converters.request import Converted, Request
+from kacc.converters.stablehlo_weights import Module
 from kacc.converters.timing import interleaved
-from kacc.converters.trace import FrozenGraph
 from kacc.converters.warmup import warmup_requests
+from kacc.converters.weights import put_into_saved_model, require_room
 from kacc.core.errors import ConversionError
 from kacc.core.manifest import TensorInfo
+from kacc.core.memory import release
 
 SIZES = (1, 8, 32)  # batch sizes with functions of their own
 _LANES, _SUBLANES = 128, 8  # of a TPU's vector registers (Jouppi et al. 2023, TPU v4)
@@ -36,14 +40,13 @@ _ROUNDS = 30  # of timing a function with and without XLA
 def to_xla_cpu(request: Request) -> Converted:
     """A SavedModel for servers with CPUs: each function with or without XLA."""
     graph = for_export(request)
+    require_room(graph.weight_bytes)
     sizes = tuple(request.export.batch_sizes or _sizes(request, SIZES))
     mode = request.export.xla or "auto"
-    frozen = graph.function(graph.output_tensors)
+    chosen, times = _faster(graph, sizes) if mode == "auto" else ({}, {})
+    frozen = graph.outline.function(graph.output_tensors)
     both = {jit: _functions(graph, frozen, sizes, jit) for jit in (False, True)}
-    if mode == "auto":
-        chosen, times = _faster(graph, both)
-    else:
-        chosen, times = dict.fromkeys(both[True], mode == "always"), {}
+    chosen = chosen or dict.fromkeys(both[True], mode == "always")
     functions = {name: both[jit][name] for name, jit in chosen.items()}
     notes = {"xla": chosen, "milliseconds": times, "macs": request.macs}
     return Converted(_writer(graph, functions), "xla", notes)
@@ -52,9 +55,10 @@ def to_xla_cpu(request: Request) -> Converted:
 def to_xla_gpu(request: Request) -> Converted:
     """A SavedModel for GPUs; whether XLA has its operators for one is checked here."""
     graph = for_export(request)
+    require_room(graph.weight_bytes)
     sizes = tuple(request.export.batch_sizes or _sizes(request, SIZES))
     lower(graph, ["GPU"], sizes[0], request.target)
-    frozen = graph.function(graph.output_tensors)
+    frozen = graph.outline.function(graph.output_tensors)
     functions = _functions(graph, frozen, sizes, jit=True)
     return Converted(_writer(graph, functions), "xla", {"macs": request.macs})
 
@@ -67,10 +71,11 @@ def to_xla_tpu(request: Request) -> Converted:
     `kacc inspect --tpu` gives to the TPU's own compiler.
     """
     graph = for_export(request)
+    require_room(graph.weight_bytes)
     asked = request.export.batch_sizes or _sizes(request, (_SUBLANES,))
     sizes = tuple(dict.fromkeys(_padded(size) for size in asked))
     modules = {n: lower(graph, ["GPU"], n, request.target)["GPU"] for n in sizes}
-    frozen = graph.function(graph.output_tensors)
+    frozen = graph.outline.function(graph.output_tensors)
     functions = _functions(graph, frozen, sizes, jit=True)
     functions[DEFAULT] = functions[f"batch_{sizes[0]}"]
     notes = {
@@ -156,7 +161,7 @@ def _functions(
 
 
 def _faster(
-    graph: FrozenGraph, both: Mapping[bool, Mapping[str, Callable[..., Any]]]
+    graph: FrozenGraph, sizes: Sequence[int]
 ) -> tuple[dict[str, bool], dict[str, dict[str, float]]]:
     """Which functions are faster with XLA on this machine, and the times.
 
@@ -165,13 +170,10 @@ def _faster(
     """
     chosen: dict[str, bool] = {}
     times: dict[str, dict[str, float]] = {}
-    for name in both[True]:
-        if name == DEFAULT:
-            continue
-        size = int(name.removeprefix("batch_"))
-        feeds = _random_feeds(graph, size)
-        calls = [functools.partial(both[jit][name], **feeds) for jit in (False, True)]
-        plain, jitted = np.median(interleaved(calls, _ROUNDS), axis=1)
+    for size in sizes:
+        name = f"batch_{size}"
+        plain, jitted = np.median(_timed(graph, size), axis=1)
+        release(graph.weight_bytes)
         chosen[name] = bool(jitted < plain)
         times[name] = {
             "tensorflow": round(plain * 1e3, 4),
@@ -180,22 +182,38 @@ def _faster(
     return {DEFAULT: all(chosen.values()), **chosen}, times
 
 
-def _random_feeds(graph: FrozenGraph, size: int) -> dict[str, Any]:
+def _timed(graph: FrozenGraph, size: int) -> np.ndarray:
+    """Seconds without and with XLA, of functions that have the weights in them.
+
+    Those of large models take them as arguments.
+    """
+    import tensorflow as tf
+
+    feeds = _random_feeds(graph, size)
+    call, calls = graph.calling, []
+    if graph.weight_bytes >= weights.LARGE:
+        call = graph.function(graph.output_tensors).__call__
+    for jit in (False, True):
+        function = tf.function(call, jit_compile=jit, autograph=False)
+        calls.append(functools.partial(function.get_concrete_function(*feeds), *feeds))
+    return interleaved(calls, _ROUNDS)
+
+
+def _random_feeds(graph: FrozenGraph, size: int) -> list[Any]:
     import tensorflow as tf
 
     random = np.random.default_rng(0)
-    return {
-        info.name: tf.constant(
-            random.uniform(size=(size, *[n or 1 for n in info.shape[1:]])), info.dtype
-        )
-        for info in graph.inputs
-    }
+    shapes = [(size, *[n or 1 for n in info.shape[1:]]) for info in graph.inputs]
+    return [
+        tf.constant(random.uniform(size=shape), info.dtype)
+        for info, shape in zip(graph.inputs, shapes, strict=True)
+    ]
 
 
 def _writer(
     graph: FrozenGraph,
     functions: Mapping[str, Any],
-    modules: Mapping[int, bytes] | None = None,
+    modules: Mapping[int, Module] | None = None,
 ) -> Folder:
     """What fills a version folder."""
 
@@ -215,12 +233,13 @@ def _writer(
                     "than 2 GiB of weights",
                     received=str(error)[:200],
                 ) from error
+        put_into_saved_model(folder, graph.weights)
         extra = folder / MODULES
         extra.mkdir()
         sizes = [n for n in functions if n != DEFAULT]
         requests = {name: int(name.removeprefix("batch_")) for name in sizes}
         warmup_requests(extra / "tf_serving_warmup_requests", graph.inputs, requests)
         for size, data in (modules or {}).items():
-            (extra / f"batch_{size}.stablehlo").write_bytes(data)
+            data.write(extra / f"batch_{size}.stablehlo")
 
     return Folder(fill, operations(graph))

@@ -17,6 +17,7 @@ from typing import Any
 
 from kacc.core.errors import KaccError
 
+_PIECE = 2**22  # bytes of a file that are read at once
 _unfinished: set[Path] = set()  # temporary files and folders that are being written
 
 
@@ -188,7 +189,7 @@ def content_of(path: str | os.PathLike[str]) -> Iterator[bytes]:
     """The bytes of a file, or of all files of a folder in the order of their names.
 
     Yields:
-        Pieces; each file of a folder begins with its name.
+        Pieces of some megabytes; each file of a folder begins with its name.
 
     Raises:
         KaccError: if there is nothing at the path, or it cannot be read.
@@ -196,17 +197,23 @@ def content_of(path: str | os.PathLike[str]) -> Iterator[bytes]:
     root = Path(path)
     try:
         if not root.is_dir():
-            yield root.read_bytes()
+            yield from _pieces(root)
             return
         for file in _files(root):
             yield file.relative_to(root).as_posix().encode()
-            yield file.read_bytes()
+            yield from _pieces(file)
     except FileNotFoundError:
         raise KaccError("The file must exist", received=os.fspath(path)) from None
     except OSError as error:
         raise KaccError(
             "The file must be readable", received=f"{path}: {error.strerror}"
         ) from error
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
 
 
 def digest(path: str | os.PathLike[str]) -> tuple[str, int]:

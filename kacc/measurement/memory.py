@@ -12,7 +12,8 @@ import numpy as np
 from kacc.converters import flatbuffer
 from kacc.converters.artifact import Artifact
 from kacc.converters.formats import TFLITE
-from kacc.converters.trace import FrozenGraph, freeze
+from kacc.converters.frozen_graph import FrozenGraph
+from kacc.converters.trace import freeze
 
 # Operations that hand on their input's memory.
 _ALIASES = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient"})

@@ -2,7 +2,8 @@
 
 Random weights and the smallest sensible input. Each has a process of its own, with a
 limit of time and memory; its row is kept as soon as it is there, so that a run can be
-stopped and goes on later.
+stopped and goes on later. The limit is on memory in use (resident), conversion and
+comparison included; the table of memory says how much each takes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ def main() -> int:
     settings = {"minutes": options.minutes, "GiB": options.memory}
     report = Report("applications_export", options.quick, settings)
     report.table("keras.applications", [_shown(row) for row in found])
+    report.table(
+        "Memory: of all in GiB, and what each step adds, in sizes of the weights",
+        [_memory(row) for row in found],
+    )
     for row in found:
         if row.get("error"):
             report.notes[row["model"]] = str(row["error"])
@@ -41,6 +46,18 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     ]
     shown = {column: row.get(column) for column in columns}
     return {"model": row["model"], "status": row["status"], **shown}
+
+
+def _memory(row: dict[str, Any]) -> dict[str, Any]:
+    weights = row.get("weights")
+    shown = {"model": row["model"], "weights MB": weights and round(weights / 1e6)}
+    shown["peak GiB"] = row.get("peak GiB")
+    columns = [
+        f"{target}: {what} / weights"
+        for target in TARGETS
+        for what in ("peak", "parity")
+    ]
+    return shown | {column: row.get(column) for column in columns}
 
 
 def _largest(rows: list[dict[str, Any]], target: str) -> float:

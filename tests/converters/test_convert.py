@@ -264,10 +264,13 @@ def test_a_new_file_takes_the_place_of_the_old_one(dense, points, tmp_path):
 def test_memory_is_given_back_after_large_files_only(
     dense, tmp_path, monkeypatch, large, times
 ):
-    from kacc.converters import convert as module
+    from types import SimpleNamespace
+
+    from kacc.core import memory
 
     calls = []
-    monkeypatch.setattr(module, "LARGE", large)
-    monkeypatch.setattr(module, "release", lambda: calls.append("released"))
+    monkeypatch.setattr(memory, "LARGE", large)
+    collector = SimpleNamespace(collect=lambda: calls.append("collected"))
+    monkeypatch.setattr(memory, "gc", collector)
     convert(dense, tmp_path / "m.tflite", "tflite-float32")
     assert len(calls) == times

@@ -46,12 +46,7 @@ class Onnx(Format):
         """
         entry = content.metadata_props.add()
         entry.key, entry.value = _KEY, manifest.to_json(tensors=True)
-        if content.ByteSize() > _LARGEST:
-            raise KaccError(
-                "An ONNX file must have less than 2 GiB",
-                received=f"{content.ByteSize():,} bytes",
-                fix="Use the target 'stablehlo'",
-            )
+        require_room(content.ByteSize())
         return atomic_write(path, content.SerializeToString())
 
     def manifest(self, path: Path) -> Manifest:
@@ -76,6 +71,16 @@ class Onnx(Format):
         from kacc.converters.formats.onnx_listing import operations
 
         return operations(_load(path))
+
+
+def require_room(size: int) -> None:
+    """Raises unless so many bytes fit an ONNX file."""
+    if size > _LARGEST:
+        raise KaccError(
+            "An ONNX file must have less than 2 GiB",
+            received=f"{size:,} bytes",
+            fix="Use the target 'stablehlo'",
+        )
 
 
 class OnnxRuntime(Runtime):

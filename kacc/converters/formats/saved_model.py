@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from kacc.converters import weights
 from kacc.converters.chatter import to_log
+from kacc.converters.formats import large_saved_model
 from kacc.converters.formats.base import MANIFEST, FolderFormat
 from kacc.converters.runtime import Runtime
 from kacc.core.errors import KaccError, UsageError
 from kacc.core.files import atomic_write, check_folder_writable
 from kacc.core.manifest import Manifest
+from kacc.core.memory import release
 
 DEFAULT = "serving_default"
 # Of TensorFlow Serving's own image (tensorflow.org/tfx/serving/docker).
@@ -75,8 +78,10 @@ class SavedModel(FolderFormat):
 class SavedModelRuntime(Runtime):
     """Runs a SavedModel in TensorFlow.
 
-    Loading compiles the functions of each batch size. A batch runs through the
-    signature of its own size where there is one.
+    A batch runs through the signature of its own size where there is one. The first
+    batch of a size is computed once before it is asked for: its function is compiled
+    then, which takes time and many times the memory of its weights. Files of more than
+    640 MiB run with their weights as arguments, which takes less.
 
     Args:
         path: the version folder.
@@ -88,21 +93,17 @@ class SavedModelRuntime(Runtime):
 
         super().__init__(manifest.inputs, manifest.outputs)
         with to_log():
-            self._loaded = tf.saved_model.load(os.fspath(path))
-        self._signatures = self._loaded.signatures
+            if manifest.size_bytes >= weights.LARGE:
+                self._signatures = large_saved_model.signatures(path, manifest)
+            else:
+                self._loaded = tf.saved_model.load(os.fspath(path))
+                self._signatures = self._loaded.signatures
         self._function = self._signatures[DEFAULT]
         self._feeds: dict[str, Any] = {}
         self._values: dict[str, Any] = {}
-        for name in self._signatures:
-            if name != DEFAULT:
-                self._warm_up(int(name.removeprefix("batch_")))
-
-    def _warm_up(self, size: int) -> None:
-        """Compiles the function of a batch size, so that no request has to wait."""
-        shapes = [(size, *(n or 1 for n in info.shape[1:])) for info in self.inputs]
-        with to_log():
-            self.load([np.zeros(shape) for shape in shapes])
-            self.invoke()
+        self._compiled: set[str] = set()
+        self._bytes = manifest.size_bytes
+        release(self._bytes)
 
     def load(self, arrays: Sequence[np.ndarray]) -> None:
         """Puts one batch into tensors, and chooses the function for its size."""
@@ -115,6 +116,11 @@ class SavedModelRuntime(Runtime):
             info.name: tf.constant(array, info.dtype)
             for info, array in zip(self.inputs, arrays, strict=True)
         }
+        if chosen not in self._compiled:
+            with to_log():
+                self.invoke()
+            release(self._bytes)
+            self._compiled.add(chosen)
 
     def invoke(self) -> None:
         """Runs the batch that was loaded."""

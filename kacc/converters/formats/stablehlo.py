@@ -71,7 +71,10 @@ class StableHloRuntime(Runtime):
                 platforms=["CPU"],
             )
 
-        self._call = tf.function(call, jit_compile=True, autograph=False)
+        # The function only: what it was traced from holds the module once more.
+        specs = [tf.TensorSpec(info.shape, info.dtype) for info in self.inputs]
+        function = tf.function(call, specs, jit_compile=True, autograph=False)
+        self._call = function.get_concrete_function()
         self._arguments: list[Any] = []
         self._values: list[Any] = []
 

@@ -6,6 +6,7 @@ Each pass takes a `Graph`, a working copy, and changes it. `optimized` runs all 
 
 from __future__ import annotations
 
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.passes.affine import fold_affine
 from kacc.converters.passes.constants import fold_constants
 from kacc.converters.passes.functions import inline_functions
@@ -13,7 +14,6 @@ from kacc.converters.passes.graph import Graph, Pass
 from kacc.converters.passes.identities import drop_identities
 from kacc.converters.passes.merging import merge_affine
 from kacc.converters.passes.shapes import fix_reshapes
-from kacc.converters.trace import FrozenGraph
 
 __all__ = [
     "applied",

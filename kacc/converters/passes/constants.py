@@ -112,8 +112,13 @@ def _computed(graph: Graph, found: dict[str, None], wanted: list[str]) -> list[A
     needed = dict.fromkeys(
         producer_of(t) for name in found for t in graph.nodes[name].input
     )
+    large = [name for name in needed if name in graph.weights]
     for name in {**needed, **found}:
-        graph_def.node.add().CopyFrom(graph.nodes[name])
+        node = graph_def.node.add()
+        node.CopyFrom(graph.nodes[name])
+        if name in graph.weights:
+            node.op = "Placeholder"
+            del node.attr["value"]
     with tf.Graph().as_default() as computing, tf.device("/CPU:0"):
         tf.graph_util.import_graph_def(graph_def, name="")
         config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
@@ -121,4 +126,5 @@ def _computed(graph: Graph, found: dict[str, None], wanted: list[str]) -> list[A
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         with tf.compat.v1.Session(graph=computing, config=config) as session:
             names = [t if ":" in t else f"{t}:0" for t in wanted]
-            return [np.asarray(value) for value in session.run(names)]
+            feeds = {f"{name}:0": graph.weights[name] for name in large}
+            return [np.asarray(value) for value in session.run(names, feeds)]

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from kacc.converters.trace import FrozenGraph
+from kacc.converters.frozen_graph import FrozenGraph
+from kacc.converters.weights import stand_in, stands_apart
 
 Shape = tuple[int | None, ...] | None
 
@@ -45,6 +46,7 @@ class Graph:
     def __init__(self, source: FrozenGraph) -> None:
         self.source = source
         self.library = source.graph_def.library
+        self.weights = dict(source.weights)
         self.nodes = {n.name: _own(n) for n in source.graph_def.node}
         self.inputs = [canonical(name) for name in source.input_tensors]
         self.outputs = [canonical(name) for name in source.output_tensors]
@@ -62,7 +64,13 @@ class Graph:
         for node in self.ordered():
             graph_def.node.add().CopyFrom(node)
         outputs = tuple(t if ":" in t else f"{t}:0" for t in self.outputs)
-        return replace(self.source, graph_def=graph_def, output_tensors=outputs)
+        found = replace(
+            self.source,
+            graph_def=graph_def,
+            output_tensors=outputs,
+            weights=self.weights,
+        )
+        return found.settled()
 
     def empty(self) -> Any:
         """A GraphDef without nodes that has the same functions."""
@@ -129,6 +137,8 @@ class Graph:
 
         if not self.is_constant(tensor):
             return None
+        if (name := producer_of(tensor)) in self.weights:
+            return self.weights[name]
         return tf.make_ndarray(self.producer(tensor).attr["value"].tensor)
 
     def shape(self, tensor: str) -> Shape:
@@ -197,8 +207,12 @@ class Graph:
         """Adds a constant, whose name is numbered if it is taken."""
         import tensorflow as tf
 
-        proto = tf.make_tensor_proto(value)
         node = self._new("Const", name)
+        if stands_apart(value.shape, value.dtype):
+            self.weights[node.name] = value
+            proto = stand_in(value.shape, value.dtype)
+        else:
+            proto = tf.make_tensor_proto(value)
         node.attr["dtype"].type = proto.dtype
         node.attr["value"].tensor.CopyFrom(proto)
         self._shapes[node.name] = value.shape
@@ -295,6 +309,7 @@ class Graph:
             self._readers.setdefault(tensor, []).append((name, index))
 
     def _unlink(self, node: Any) -> None:
+        self.weights.pop(node.name, None)
         for index, tensor in enumerate(node.input):
             made = producer_of(tensor)
             self._uses[made] -= 1

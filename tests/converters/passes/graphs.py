@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kacc.converters.frozen_graph import FrozenGraph
 from kacc.converters.passes import optimized
-from kacc.converters.trace import FrozenGraph, freeze
+from kacc.converters.trace import freeze
 from kacc.core.manifest import TensorInfo
 
 RELATIVE = 1e-5
