@@ -98,7 +98,6 @@ def clipped(low: float, high: float) -> Activation:
             return ops.minimum(x, high)
         if low == 0:
             return ops.relu(x)
-        x = steps.range("output", x)
         return ops.maximum(x, low) if -low < high else ops.minimum(x, high)
 
     def integer(file: Any, x: Any) -> Any:
