@@ -158,3 +158,15 @@ def test_channels_whose_factor_is_zero(tmp_path):
         return y
 
     assert equal_to_its_file(build, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "softmax", "hard_tanh"])
+def test_a_prescribed_range_before_a_join(name, tmp_path):
+    """The converter knows it of 8 bits only."""
+
+    def build(image):
+        x = keras.layers.DepthwiseConv2D(3, padding="same")(image)
+        y = keras.layers.Activation(name)(x)
+        return [keras.layers.Concatenate()([y, x]), keras.layers.Minimum()([y, image])]
+
+    assert equal_to_its_file(build, tmp_path)
