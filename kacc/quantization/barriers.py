@@ -117,12 +117,15 @@ def _requantized(
 
 
 def _is_kept(producer: Call | None) -> bool:
-    """Whether an operator keeps a range of which the converter does not know that."""
+    """Whether an operator keeps its range, of which the converter may not know that.
+
+    It knows those of 8 bits that the TFLite specification prescribes, and no others.
+    """
     spec = None if producer is None else registry.find(producer.operation)
     if producer is None or spec is None or spec.output is not Output.RANGE:
         return False
     output = spec.ranges(producer.operation).get("output")
-    return output is not None and output.kept and output.fixed is None
+    return output is not None and output.kept
 
 
 def _agree(

@@ -111,8 +111,11 @@ def nudge(
     """
     low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
     if symmetric:
-        largest = tf.maximum(tf.maximum(-low, high), SMALLEST_SPAN / 2)
-        end = symmetric_scale(largest, bits) * (2.0 ** (bits - 1) - 1)
+        most = 2.0 ** (bits - 1) - 1
+        # The converter is told the scale by a range of 8 bits, which must not be less.
+        least = SMALLEST_SPAN / 254 * most
+        largest = tf.maximum(tf.maximum(-low, high), least)
+        end = symmetric_scale(largest, bits) * most
         return -end, end
     steps = step_count(bits)
     scale = tf.maximum(high - low, SMALLEST_SPAN) / steps

@@ -18,6 +18,7 @@ from kacc.quantization.integer import Grid, Quantized
 from kacc.quantization.kernels import BuiltIn
 from kacc.quantization.transform import Quantize, grid_named, quantize_of
 from kacc.quantization.weights import (
+    STEP_OF_ZEROS,
     FileWeights,
     IntegerWeight,
     file_weights,
@@ -149,6 +150,8 @@ class Operators:
         """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale."""
         largest = 127.0
         scale = tf.abs(tf.cast(factor, tf.float64)) / largest
+        # Of a factor of zero any step is right but zero.
+        scale = tf.where(scale > 0, scale, STEP_OF_ZEROS * tf.ones_like(scale))
         weight = IntegerWeight(tf.sign(factor) * largest, factor, scale)
         weight = self.fitted(weight, registry.Weight("factor"), offset, x.grid)
         acc = x.centered * weight.integers

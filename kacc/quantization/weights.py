@@ -18,7 +18,7 @@ from kacc.quantization.transform import Quantize
 _LARGEST_BIAS = float(2**30 - 1)
 
 # Of the weights of channels that are all zero: biases of some ten fit 32 bits by it.
-_STEP_OF_ZEROS = 1e-6
+STEP_OF_ZEROS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _explicit_weight(
     # does not take, and crashes.
     axes = [i for i, size in enumerate(step.shape) if size == 1]
     empty = tf.reduce_max(tf.abs(integers), axis=axes, keepdims=True) == 0
-    step = tf.where(empty, tf.fill(tf.shape(step), _STEP_OF_ZEROS), step)
+    step = tf.where(empty, tf.fill(tf.shape(step), STEP_OF_ZEROS), step)
     scale = tf.cast(tf.reshape(step, [-1]), tf.float64)
     return IntegerWeight(integers, integers * step, scale, bits, explicit=True)
 

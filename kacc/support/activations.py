@@ -94,17 +94,14 @@ def clipped(low: float, high: float) -> Activation:
     def apply(steps: Any, x: Any) -> Any:
         if not steps.constant:
             return ops.clip(x, low, high)
-        if not steps.symmetric:
+        if not steps.symmetric or -low == high:
             return ops.minimum(x, high)
-        if -low == high:
-            return x
         if low == 0:
             return ops.relu(x)
-        x = steps.range("output", x)
         return ops.maximum(x, low) if -low < high else ops.minimum(x, high)
 
     def integer(file: Any, x: Any) -> Any:
-        if not file.symmetric or -low == high:
+        if not file.symmetric:
             return file.requantize(x, "output")
         if low == 0:
             return file.relu(x, "output")

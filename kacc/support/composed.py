@@ -173,11 +173,12 @@ def soft_shrink(threshold: float) -> Activation:
         if not steps.constant:
             inside = ops.clip(x, -threshold, threshold)
         else:  # as in `clipped` of activations.py
-            inside = x if steps.symmetric else ops.minimum(x, threshold)
+            inside = ops.minimum(x, threshold)
         return x - steps.range("clipped", inside)
 
     def integer(file: Any, x: Any) -> Any:
-        return file.subtract(x, file.requantize(x, "clipped"), "output")
+        clipped = file.minimum(file.requantize(x, "clipped"), threshold)
+        return file.subtract(x, clipped, "output")
 
     inner = {"clipped": RangeSpec(fixed=(-threshold, threshold))}
     return Activation(apply, integer, inner=inner, requantizes=True, absorbs_relu=True)

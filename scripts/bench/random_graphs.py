@@ -30,6 +30,8 @@ TURNS = (
     ("int8-learned", "reference"),
     ("w4a8", "builtin"),
     ("w4a8", "reference"),
+    ("int16x8", "builtin"),
+    ("int16x8", "reference"),
 )
 
 
@@ -99,7 +101,7 @@ def _pack(number: int, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tried = pack(branches)
+        tried = pack(branches, recipe)
         failures = check(branches, ("xnnpack", kernels), recipe)
     failed = {str(f.graph): f"{f.kernels}: {f.what}" for f in failures}
     return {

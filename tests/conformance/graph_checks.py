@@ -22,6 +22,7 @@ from kacc.converters.layer_table import layer_table
 from kacc.converters.parity import simulated_outputs
 from kacc.converters.samples import Samples
 from kacc.core.graph import trace
+from kacc.core.registry import lacks_wide
 from kacc.quantization import calibrate
 from kacc.quantization.placement import ANOTHER_PRELU, place
 from tests.conformance.random_graphs import SAMPLES, Branch, Grown, grow
@@ -33,6 +34,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     "int8": ({"scheme": "int8"}, "tflite-int8"),
     "int8-learned": ({"scheme": "int8", "learned_steps": True}, "tflite-int8"),
     "w4a8": ({"scheme": "w4a8"}, "tflite-w4a8"),
+    "int16x8": ({"scheme": "int16x8"}, "tflite-int16x8"),
 }
 
 # Why a graph may have no integer file: what kacc says when it leaves a layer in float.
@@ -82,11 +84,11 @@ class Failure:
         return f"branch {self.number} on {self.kernels}: {self.what}\n{self.graph}"
 
 
-def pack(branches: Iterable[Branch]) -> Pack:
+def pack(branches: Iterable[Branch], recipe: str = "int8") -> Pack:
     """The model of those branches that came to anything and can have a file."""
     grown = {i: grow(branch) for i, branch in enumerate(branches)}
     graphs = {i: g for i, g in grown.items() if g.outputs}
-    excluded = {i: r for i, g in graphs.items() if (r := _exclusion(g))}
+    excluded = {i: r for i, g in graphs.items() if (r := _exclusion(g, recipe))}
     graphs = {i: g for i, g in graphs.items() if i not in excluded}
     anchor = keras.Input((2,))  # `quantize` refuses a model without weights
     inputs = [*(x for g in graphs.values() for x in g.inputs), anchor]
@@ -97,11 +99,16 @@ def pack(branches: Iterable[Branch]) -> Pack:
     return Pack(keras.Model(inputs, outputs), graphs, excluded)
 
 
-def _exclusion(graph: Grown) -> str | None:
+def _exclusion(graph: Grown, recipe: str) -> str | None:
     """The reason against an integer file, or None."""
-    model = keras.Model(graph.inputs, graph.outputs)
-    placement = place(trace(model), lambda call: None)
-    found = [r for r in placement.skipped.values() if r in EXCLUDED]
+    calls = trace(keras.Model(graph.inputs, graph.outputs))
+    found = [
+        reason
+        for reason in place(calls, lambda call: None).skipped.values()
+        if reason in EXCLUDED
+    ]
+    if recipe == "int16x8":
+        found += filter(None, (lacks_wide(call.operation) for call in calls.calls))
     return found[0] if found else None
 
 
@@ -111,7 +118,7 @@ def check(
     recipe: str = "int8",
 ) -> list[Failure]:
     """Every failure of the branches' graphs."""
-    packed = pack(branches)
+    packed = pack(branches, recipe)
     try:
         return _compared(packed, kernels, recipe)
     except Exception as error:

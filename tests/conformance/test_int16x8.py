@@ -111,3 +111,62 @@ def test_predict_of_a_trained_model_equals_its_file(tmp_path):
         np.testing.assert_array_equal(
             simulated, artifact.predict(2 * x, kernels=kernels)
         )
+
+
+def equal_to_its_file(build, tmp_path):
+    keras.utils.set_random_seed(1)
+    image = keras.Input((6, 6, 4))
+    outputs = keras.tree.flatten(build(image))
+    model = keras.Model(image, [*outputs, keras.layers.Conv2D(2, 1)(image)])
+    x = np.random.default_rng(0).normal(size=(32, 6, 6, 4)).astype("float32")
+    kacc.quantize(model, "int16x8")
+    calibrate(model, [x])
+    artifact = convert(model, tmp_path / "model.tflite", "tflite-int16x8")
+    found = kacc.parity(model, artifact, 1.3 * x).outputs
+    return all(output.equal == 1 for output in found)
+
+
+@pytest.mark.parametrize("ends", [(-1.0, 1.0), (-0.5, 1.0), (-1.0, 0.5), (0.0, 1.0)])
+@pytest.mark.parametrize("before", ["pooling", "maximum", "another reader"])
+def test_clips_are_not_lost(ends, before, tmp_path):
+    """A QUANTIZE behind what keeps its input's scale is dropped without an operator."""
+
+    def build(image):
+        x = keras.layers.DepthwiseConv2D(3)(image)
+        if before == "pooling":
+            x = keras.layers.AveragePooling2D(2)(x)
+        if before == "maximum":
+            x = keras.layers.Maximum()([x, x * -0.5])
+        clipped = keras.ops.clip(x, *ends)
+        return [clipped, keras.ops.soft_shrink(x, 0.3), x * 0.7]
+
+    assert equal_to_its_file(build, tmp_path)
+
+
+def test_tensors_of_zeros(tmp_path):
+    def build(image):
+        return [image * 0.0, keras.ops.celu(keras.ops.relu(image), alpha=0.5)]
+
+    assert equal_to_its_file(build, tmp_path)
+
+
+def test_channels_whose_factor_is_zero(tmp_path):
+    def build(image):
+        layer = keras.layers.RMSNormalization()
+        y = layer(image)
+        layer.scale.assign([0.5, -0.2, 0.0, 0.0])
+        return y
+
+    assert equal_to_its_file(build, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "softmax", "hard_tanh"])
+def test_a_prescribed_range_before_a_join(name, tmp_path):
+    """The converter knows it of 8 bits only."""
+
+    def build(image):
+        x = keras.layers.DepthwiseConv2D(3, padding="same")(image)
+        y = keras.layers.Activation(name)(x)
+        return [keras.layers.Concatenate()([y, x]), keras.layers.Minimum()([y, image])]
+
+    assert equal_to_its_file(build, tmp_path)

@@ -330,3 +330,22 @@ def test_ties_of_a_table_are_rounded_as_by_the_runtime(name, want):
     x = Quantized(tf.constant([35.0]), read)
     result = KERNELS[name].table(x, keras.ops.sigmoid, made)
     assert result.integers.numpy() == [want]
+
+
+@pytest.mark.parametrize(
+    ("name", "want"), [("builtin", -80), ("reference", -80), ("micro", -81)]
+)
+def test_the_multiplier_of_a_product_is_a_float32(name, want):
+    """Seen in LiteRT 2.3; in float64, as TFLM has it, this is less than a half."""
+    a = tensor([26.0 + 6.0], 0.016479866579174995, 6.0)
+    b = tensor([45.0 + 2.0], 0.005311295390129089, 2.0)
+    out = grid(0.004554694052785635, -103.0)
+    assert numbers(KERNELS[name].multiply(a, b, out)) == [want]
+
+
+def test_the_multiplier_of_a_quotient_is_a_float32():
+    """Seen in LiteRT 2.3; in float64 this is less than a half."""
+    a = tensor([88.0], 0.0003921568568330258, 0.0)
+    b = tensor([240.0 - 128.0], 0.004313725512474775, -128.0)
+    out = grid(0.0003565062361303717, -128.0)
+    assert numbers(KERNELS["builtin"].divide(a, b, out)) == [-34]

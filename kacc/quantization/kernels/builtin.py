@@ -82,7 +82,7 @@ class BuiltIn:
 
     def multiply(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
         """MUL."""
-        real = f64(a.grid.scale32) * f64(b.grid.scale32) / f64(grid.scale32)
+        real = f64(a.grid.scale32 * b.grid.scale32 / grid.scale32)  # in float32
         return fixed(a.centered * b.centered, real, grid)
 
     def mean(
@@ -157,7 +157,7 @@ class BuiltIn:
     def divide(self, a: Quantized, b: Quantized, grid: Grid) -> Quantized:
         """DIV: the product with a reciprocal of 31 bits."""
         inverse, exponent = fixed_point.reciprocal(tf.cast(b.centered, tf.int64), 31)
-        real = f64(a.grid.scale32 / (b.grid.scale32 * grid.scale32))
+        real = f64(a.grid.scale32 / (b.grid.scale32 * grid.scale32))  # in float32
         integer, shift = fixed_point.quantize_multiplier(real)
         # The dividend takes up all bits but its sign.
         value = tf.cast(a.centered, tf.int64)
