@@ -21,6 +21,7 @@ PACKS = {
     5: ("int8-learned", ("xnnpack", "reference")),
     6: ("w4a8", ("xnnpack", "builtin")),
     7: ("w4a8", ("xnnpack", "reference")),
+    8: ("int16x8", ("xnnpack", "reference")),
 }
 
 # XNNPACK takes no such ratio of scales, and the process ends: tried by the benchmark.
@@ -33,7 +34,7 @@ def drawn(seed):
     return {i: branch for i, branch in branches if (seed, i) not in CRASHES}
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", PACKS)
 def test_random_graphs_equal_their_file(seed):
     recipe, kernels = PACKS[seed]
@@ -44,7 +45,7 @@ def test_random_graphs_equal_their_file(seed):
 
 def test_packs_are_full_and_hold_most_of_the_registry():
     """So that they say something; some have no integer file, or no output."""
-    packs = [pack(drawn(seed).values()) for seed in PACKS]
+    packs = [pack(drawn(seed).values(), PACKS[seed][0]) for seed in PACKS]
     assert sum(len(p.graphs) for p in packs) >= 200
     tried = {kind for p in packs for graph in p.graphs.values() for kind in graph.kinds}
     assert len(tried) > 0.8 * len({kind.name for kind in kinds()})
