@@ -18,7 +18,6 @@ from kacc.quantization.integer import Grid, Quantized
 from kacc.quantization.kernels import BuiltIn
 from kacc.quantization.transform import Quantize, grid_named, quantize_of
 from kacc.quantization.weights import (
-    STEP_OF_ZEROS,
     FileWeights,
     IntegerWeight,
     file_weights,
@@ -112,9 +111,10 @@ class Operators:
         self, weight: IntegerWeight, row: registry.Weight, bias: Any, grid: Grid
     ) -> IntegerWeight:
         """A weight as the file has it with a bias and an input on that grid."""
-        if bias is None or weight.explicit:
+        if weight.explicit:
             return weight
-        return fitted_to_bias(weight, row.channels, bias, grid.scale)
+        numbers = 0.0 if bias is None else bias
+        return fitted_to_bias(weight, row.channels, numbers, grid.scale)
 
     def rescale(
         self,
@@ -150,8 +150,6 @@ class Operators:
         """A 1x1 DEPTHWISE_CONV_2D: each weight is the largest integer of its scale."""
         largest = 127.0
         scale = tf.abs(tf.cast(factor, tf.float64)) / largest
-        # Of a factor of zero any step is right but zero.
-        scale = tf.where(scale > 0, scale, STEP_OF_ZEROS * tf.ones_like(scale))
         weight = IntegerWeight(tf.sign(factor) * largest, factor, scale)
         weight = self.fitted(weight, registry.Weight("factor"), offset, x.grid)
         acc = x.centered * weight.integers

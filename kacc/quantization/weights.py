@@ -18,7 +18,7 @@ from kacc.quantization.transform import Quantize
 _LARGEST_BIAS = float(2**30 - 1)
 
 # Of the weights of channels that are all zero: biases of some ten fit 32 bits by it.
-STEP_OF_ZEROS = 1e-6
+_STEP_OF_ZEROS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,13 @@ def fitted_to_bias(
     """A weight with scales by which the integers of the bias are not too large.
 
     The converter widens the scale of channels whose weights are as good as zero
-    (`SetBiasParamsWithAdjustments` in TensorFlow's quantization_driver.cc).
+    (`SetBiasParamsWithAdjustments` in TensorFlow's quantization_driver.cc), and that of
+    weights below 5e-7 in any case.
 
     Args:
         weight: as the converter would find it without a bias.
         channels: the axes of the weight that have scales of their own.
-        bias: float, one for each channel.
+        bias: float, one for each channel, or a number for all.
         scale: of the input, float64.
 
     Returns:
@@ -114,8 +115,7 @@ def fitted_to_bias(
     empty = tf.reduce_max(tf.abs(weight.integers), axis=others, keepdims=True) == 0
     own = tf.where(tf.reshape(empty, [-1]), tf.zeros_like(weight.scale), weight.scale)
     least = tf.abs(tf.cast(bias, tf.float64)) / (_LARGEST_BIAS * scale)
-    wider = tf.maximum(own, least)
-    wider = tf.where(wider > 0, wider, tf.ones_like(wider))
+    wider = tf.maximum(tf.maximum(own, least), functional.SMALLEST_SPAN / 254)
     shrunk = tf.reshape(own / wider, empty.shape)
     integers = tf.round(tf.cast(weight.integers, tf.float64) * shrunk)
     return replace(weight, integers=tf.cast(integers, tf.float32), scale=wider)
@@ -150,7 +150,7 @@ def _explicit_weight(
     # does not take, and crashes.
     axes = [i for i, size in enumerate(step.shape) if size == 1]
     empty = tf.reduce_max(tf.abs(integers), axis=axes, keepdims=True) == 0
-    step = tf.where(empty, tf.fill(tf.shape(step), STEP_OF_ZEROS), step)
+    step = tf.where(empty, tf.fill(tf.shape(step), _STEP_OF_ZEROS), step)
     scale = tf.cast(tf.reshape(step, [-1]), tf.float64)
     return IntegerWeight(integers, integers * step, scale, bits, explicit=True)
 

@@ -238,6 +238,7 @@ def test_shapes_of_outputs_are_read_from_integers(tmp_path):
     assert kacc.parity(model, artifact, x).equal == 1
 
 
+@pytest.mark.parametrize("bias", [0.0, 0.0017, 0.5])
 @pytest.mark.parametrize(
     ("layer", "weight"),
     [
@@ -247,7 +248,7 @@ def test_shapes_of_outputs_are_read_from_integers(tmp_path):
     ],
     ids=["conv", "separable", "dense"],
 )
-def test_channels_without_weights_keep_their_bias(layer, weight, tmp_path):
+def test_channels_without_weights_keep_their_bias(layer, weight, bias, tmp_path):
     """The converter widens the scale of a channel until the bias fits."""
     image, layer = keras.Input(SHAPE), layer()
 
@@ -256,6 +257,7 @@ def test_channels_without_weights_keep_their_bias(layer, weight, tmp_path):
         kernel[..., 1] = 0.0
         kernel[..., 2] *= 1e-8
         getattr(layer, weight).assign(kernel)
+        layer.bias.assign([0.3, bias, bias, -0.2])
 
     assert_equals_file(*quantized(layer(image), image, empty_channels), tmp_path)
 
