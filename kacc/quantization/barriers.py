@@ -94,7 +94,7 @@ def _requantized(
     """The inputs of a concatenation that have a range of their own.
 
     Before a reshape the converter forgets the range of the concatenation, and gives it
-    that of an input; where all that it sees read an input are concatenations of one
+    that of an input; where all that reads an input are concatenations of one
     range, it gives that to the input, as it does where only one reads it. It has to be
     shown the change of scale, also behind an operator that works on its own range only,
     and where it knows the largest of a tensor and its multiple as a leaky relu.
@@ -109,7 +109,7 @@ def _requantized(
         if tensor in ranges
         and (
             moved
-            or _agree(tensor, ranges, readers)
+            or _agree(readers.of(tensor), ranges)
             or _is_kept(readers.source(tensor))
             or any(_is_multiple(other, tensor, readers) for other in call.inputs)
         )
@@ -128,14 +128,10 @@ def _is_kept(producer: Call | None) -> bool:
     return output is not None and output.kept
 
 
-def _agree(
-    tensor: Tensor, ranges: Mapping[Tensor, tuple[float, float]], readers: Readers
-) -> bool:
-    """Whether of several readers only concatenations of one range are not barred."""
-    known = readers.of(tensor)
-    seen = [r for r in known if joins_grids(r) or not barred_inputs(r, ranges, readers)]
-    ends = {ranges.get(call.outputs[0]) for call in seen}
-    return len(set(known)) > 1 and len(ends) == 1 and all(map(joins_grids, seen))
+def _agree(joins: list[Call], ranges: Mapping[Tensor, tuple[float, float]]) -> bool:
+    """Whether several concatenations, and nothing else, read on one range."""
+    ends = {ranges.get(call.outputs[0]) for call in joins}
+    return len(set(joins)) > 1 and len(ends) == 1 and all(map(joins_grids, joins))
 
 
 def _is_multiple(tensor: Tensor, of: Tensor, readers: Readers) -> bool:

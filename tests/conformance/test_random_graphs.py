@@ -24,7 +24,7 @@ PACKS = {
     8: ("int16x8", ("xnnpack", "reference")),
 }
 
-# XNNPACK takes no such ratio of scales, and the process ends: tried by the benchmark.
+# XNNPACK refuses such a ratio of scales: see tests/converters/test_quantized.py.
 CRASHES = {(5, 12)}
 
 
